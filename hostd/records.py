@@ -1,7 +1,6 @@
 """The records that the public API returns: plain facts about models, workers and the host.
 
-Instants end in `_s` and are seconds since the epoch; sizes are bytes. What the operating system has not told is None:
-no number is invented.
+Instants (`_s`) are seconds since the epoch; sizes are bytes. What the system has not told is None: nothing is invented.
 """
 
 from __future__ import annotations
@@ -100,7 +99,12 @@ class ModelInfo(Record):
     `state` is LOADING, READY, DEGRADED, UNLOADING, FAILED or QUARANTINED. Of a model that has no process since its last
     load failed (FAILED), since it was evicted (EVICTED), or because it is merely in the models directory (AVAILABLE,
     IGNORED) only `id`, `state`, `path`, `type` and `reason` are known, and `generation` is 0; of one that was evicted
-    also what it served.
+    also what it served, and its counts.
+
+    Counts never fall: they are of all calls that reached a worker since the host knows the id, over evictions, reloads
+    and replacements. Of `calls` that began, so many `succeeded`, ended with `errors` or were `cancelled` (or their
+    callers have gone), the rest is in flight; `success_ns` and `fail_ns` are the durations of the first two from
+    arrival to answer. Workers ran `executions` calls, which waited there for `queue_ns` and took `compute_ns`.
 
     `size` is the resident memory of its processes in bytes and `size_source` says how it is known ("measured", or
     "unknown" before the first sample). `reason` says why the model is in its `state`.
@@ -130,6 +134,13 @@ class ModelInfo(Record):
     workers: tuple[WorkerInfo, ...] = ()
     calls: int = 0
     errors: int = 0
+    cancelled: int = 0
+    succeeded: int = 0
+    success_ns: int = 0
+    fail_ns: int = 0
+    executions: int = 0
+    queue_ns: int = 0
+    compute_ns: int = 0
     created_s: float | None = None
     ready_s: float | None = None
     load_duration_s: float | None = None

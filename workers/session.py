@@ -22,6 +22,7 @@ from hostd_workers.signatures import described as signatures_of
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import DEFAULT_LIMITS
+from hostd_workers.wire.lane.page import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -84,14 +85,14 @@ class Session:
         body = dict(zip(("status", "kind", "message", "details"), msg.sendable(words), strict=True))
         self._send(msg.pack_map(msg.LAST_WORDS, 0, body))
 
-    def _open_lanes(self, told: dict[str, Any] | None, methods: dict[str, Method]) -> bool:
+    def _open_lanes(self, told: dict[str, Any] | None, methods: dict[str, Method], page: Writer) -> bool:
         """Let clients come without the host, and say whether they can; if not, they call by the host."""
         if told is None:
             return False
         from hostd_workers.lane.lanes import Lanes  # noqa: PLC0415 - a host may do without
 
         try:
-            self.lanes = Lanes(told, methods)
+            self.lanes = Lanes(told, methods, page)
         except OSError as error:
             print(f"no direct lane to this worker: {error}", file=sys.stderr)  # noqa: T201
         return self.lanes is not None
@@ -140,12 +141,13 @@ class Session:
             functions = {name: method.function for name, method in methods.items()}
             signatures = signatures_of(functions, default, request.get("signatures") or {}, served.signatures)
             described = {name: {**method.describe(), **signatures.get(name, {})} for name, method in methods.items()}
+            page = _page_of(request.get("page_fd"), methods)
             answer = {
                 "methods": described,
                 "default_method": default,
                 "loader": request["loader"],
                 "warnings": warned,
-                "lane": self._open_lanes(request.get("lane"), methods),
+                "lane": self._open_lanes(request.get("lane"), methods, page),
                 "has_close": self._close is not None,
             }
             loaded = msg.pack_map(msg.LOADED, 0, answer)
@@ -156,8 +158,21 @@ class Session:
                 close(self._close)
             self._send(msg.pack_error(0, load_error(error)))
             return
-        self.runtime = Runtime(methods, self._send, request.get("max_message_bytes", DEFAULT_LIMITS.blob_bytes))
+        self.runtime = Runtime(methods, self._send, page, request.get("max_message_bytes", DEFAULT_LIMITS.blob_bytes))
         self.is_async = any(method.is_async for method in methods.values())
         if request.get("is_learning"):  # before it is loaded: it may be unloaded in the next moment
             self._send(msg.pack_map(msg.IMPORTED, 0, {"modules": imported_since(before)}))
         self._send(loaded)
+
+
+def _page_of(fd: int | None, methods: dict[str, Method]) -> Writer:
+    """Return the page in which calls are counted; without one of the host's nobody reads it."""
+    names = sorted(methods)
+    if fd is not None:
+        try:
+            return Writer(fd, names)
+        except OSError as error:
+            print(f"calls of this model are not counted: {error}", file=sys.stderr)  # noqa: T201
+        finally:
+            os.close(fd)  # it is mapped, and was inheritable
+    return Writer(None, names)

@@ -17,6 +17,7 @@ from hostd_workers.wire.light import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hostd.core.bookkeeping.totals import Counts
     from hostd.core.lifecycle import WorkerState
     from hostd.core.models import Freshness, Interface, Model, Worker
     from hostd.core.values import Memory, ModelId, WorkerId
@@ -50,8 +51,7 @@ class Facts(NamedTuple):
     interface: Interface
     size: Size
     workers: tuple[WorkerFacts, ...]
-    calls: int
-    errors: int
+    counts: Counts
     created_s: float
     ready_s: float | None
     load_duration_s: float | None
@@ -72,12 +72,12 @@ class Facts(NamedTuple):
 def facts_of(model: Model, idle_ttl_s: float, wall_offset_s: float) -> Facts:
     """Return what is known of a model now; `wall_offset_s` makes seconds since the epoch of the core's time."""
     spec, loaded, figures = model.spec, model.loaded, model.figures()
-    calls, errors, used_s = model.calls, model.errors, model.last_used_s or 0.0
+    used_s = model.last_used_s or 0.0
     charge_bytes = unmeasured_bytes = 0
     workers = []
     for worker in model.workers.values():
         lane = figures.get(worker.id, NO_FIGURES)
-        calls, errors, used_s = calls + lane.begun, errors + lane.failed, max(used_s, lane.last_use_s)
+        used_s = max(used_s, lane.last_use_s)
         charge_bytes += worker.charge_bytes
         unmeasured_bytes += worker.unmeasured_bytes
         workers.append(_facts_of_worker(worker, lane, wall_offset_s))
@@ -90,8 +90,7 @@ def facts_of(model: Model, idle_ttl_s: float, wall_offset_s: float) -> Facts:
         model.interface,
         model.size,
         tuple(workers),
-        calls,
-        errors,
+        model.counts(figures),
         model.created_s + wall_offset_s,
         None if loaded is None else loaded.at_s + wall_offset_s,
         None if loaded is None else loaded.at_s - model.created_s,
@@ -143,8 +142,7 @@ def describe(facts: Facts) -> ModelInfo:
         methods=dict(facts.interface.methods),
         default_method=facts.interface.default_method,
         workers=tuple(map(_describe_worker, facts.workers)),
-        calls=facts.calls,
-        errors=facts.errors,
+        **facts.counts._asdict(),
         created_s=facts.created_s,
         ready_s=facts.ready_s,
         load_duration_s=facts.load_duration_s,

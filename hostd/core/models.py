@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from hostd.core.bookkeeping.latencies import OTHER, Histogram, Latencies
 from hostd.core.bookkeeping.shares import ClientShares
 from hostd.core.bookkeeping.templates import TemplateState
+from hostd.core.bookkeeping.totals import Totals
 from hostd.core.lifecycle import ALIVE, SERVING, LaneState, ModelState, WorkerState
 from hostd.core.standing import NOTHING, Standing
 from hostd.core.values import Death, LoadSource, Need, Origin, Size
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hostd.core.bookkeeping.templates import Template
+    from hostd.core.bookkeeping.totals import Counts
     from hostd.core.values import Caller, CallId, ClientId, Lane, LoadingSpec, Memory, ModelId, Waiters, WorkerId
     from hostd.records import MethodInfo
     from hostd_workers.wire.errors import HostError
@@ -269,8 +271,7 @@ class Model:
     ready: list[Worker] = field(default_factory=list)
     death: HostError | None = None
     reason: str = ""
-    calls: int = 0
-    errors: int = 0
+    totals: Totals = field(default_factory=Totals)
     last_used_s: float | None = None
     latencies: Latencies = field(default_factory=Latencies)
     loaded: Loaded | None = None
@@ -292,6 +293,10 @@ class Model:
     def figures(self) -> dict[WorkerId, Figures]:
         """Return what the lanes of its workers say now, by worker."""
         return {worker.id: worker.lane.figures() for worker in self.workers.values() if worker.lane}
+
+    def counts(self, figures: Mapping[WorkerId, Figures]) -> Counts:
+        """Return the counts of its id, of which its lanes say `figures`, those of earlier generations included."""
+        return self.totals.now([*figures.values(), *[worker.lane.figures() for worker in self.earlier if worker.lane]])
 
     def call_times(self) -> dict[str, Histogram]:
         """Return how long its calls took, by method, by the host and by lanes."""

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from hostd.core.bookkeeping.templates import Template, TemplateId
+    from hostd.core.bookkeeping.totals import Totals
     from hostd.core.config import CoreConfig
     from hostd.core.describing import Facts
     from hostd.core.events import Caller, Declared, Memory
@@ -90,6 +91,7 @@ class Registry:
         """The last load of each id, if it has failed; bounded as the stories are."""
         self.evicted: Recent[ModelId, Evicted] = Recent(MAX_EVICTED)
         """Models that are loaded again when they are used; the oldest are forgotten above `MAX_EVICTED`."""
+        self.totals: Recent[ModelId, Totals] = Recent(MAX_EVICTED)  # of ids that have no registered model
         self.baselines = Baselines()
         self.happened: list[Happening] = []
         """What the core has still to draw the consequences of."""
@@ -166,6 +168,8 @@ class Registry:
     ) -> Load:
         self._generations += 1
         model = Model(model_id, self._generations, source, created_s=self.now, origin=origin)
+        known = self.models.get(model_id)
+        model.totals = known.totals if known is not None else self.totals.pop(model_id, model.totals)
         load = model.load = Load(model, cause, retries)
         return load
 
@@ -310,10 +314,11 @@ class Registry:
         return report
 
     def forget_model(self, model: Model) -> None:
-        """Take a model out of the registry; its story stays."""
+        """Take a model out of the registry; its story and its counts stay."""
         for place in (self.models, self.successors):
             if place.get(model.id) is model:
                 del place[model.id]
+                self.totals[model.id] = model.totals
 
     def note_failure(self, model: Model, error: HostError) -> None:
         """Keep the error of a load that has failed, for later questions."""

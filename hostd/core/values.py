@@ -240,11 +240,11 @@ class Memory(NamedTuple):
 
 
 class Lane(Protocol):
-    """What the outside knows of the clients of a worker that do without the host; read when it is needed."""
+    """What the outside knows of a worker's calls, and of its clients that do without the host; read when needed."""
 
     @property
-    def address(self) -> Mapping[str, object]:
-        """What a client needs to call the worker."""
+    def address(self) -> Mapping[str, object] | None:
+        """What a client needs to call the worker; None if it takes calls from the host alone."""
 
     def figures(self) -> Figures:
         """Return the figures of the moment."""

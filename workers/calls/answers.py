@@ -34,7 +34,10 @@ _NOTHING = encode(None)[0]
 
 
 class Call(NamedTuple):
-    """A call that is about to begin: decoded, and not past its deadline (`expires_s`, of `time.monotonic`)."""
+    """A call that is about to begin: decoded, and not past its deadline (`expires_s`, of `time.monotonic`).
+
+    It came and begins at these instants in ns.
+    """
 
     id: int
     streams: bool
@@ -43,6 +46,8 @@ class Call(NamedTuple):
     args: list[Any]
     kwargs: dict[str, Any]
     expires_s: float
+    came_ns: int
+    began_ns: int
 
 
 class Answers:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from hostd_workers.calls.tasks import Tasks
     from hostd_workers.methods import Method
+    from hostd_workers.wire.lane.page import Writer
 
 _TARGETS_REMEMBERED = 1024
 _END = object()
@@ -50,10 +51,18 @@ _END = object()
 class _Stream:
     """A generator that is being consumed: its items go out one at a time, as far as `credit` reaches."""
 
-    __slots__ = ("credit", "expires_s", "id", "items", "method", "trace")
+    __slots__ = ("compute_ns", "credit", "expires_s", "id", "items", "method", "queue_ns", "trace")
 
     def __init__(
-        self, call_id: int, method: str, items: Iterator[Any], credit: int, expires_s: float, trace: str | None
+        self,
+        call_id: int,
+        method: str,
+        items: Iterator[Any],
+        credit: int,
+        expires_s: float,
+        trace: str | None,
+        queue_ns: int,
+        compute_ns: int,
     ) -> None:
         self.id = call_id
         self.method = method
@@ -61,21 +70,31 @@ class _Stream:
         self.credit = credit
         self.expires_s = expires_s
         self.trace = trace
+        self.queue_ns = queue_ns
+        self.compute_ns = compute_ns
 
 
 class Runtime:
-    """The calls in hand. `send` takes the frames of one message, of at most `max_message_bytes`."""
+    """The calls in hand. `send` takes the frames of one message, of at most `max_message_bytes`.
+
+    `page` counts what ran: how long it waited since this has it, and how long the model ran, without what passes
+    between the items of a stream. A plain method keeps its worker from looking what has come, so up to the rest of the
+    one that ran then is not seen as waiting.
+    """
 
     def __init__(
         self,
         methods: dict[str, Method],
         send: Callable[[list[wire.Buffer]], None],
+        page: Writer,
         max_message_bytes: int = DEFAULT_LIMITS.blob_bytes,
     ) -> None:
         self._methods = methods
         self._answers = Answers(send, max_message_bytes)
         self._targets: dict[bytes, tuple[Method, msg.Target]] = {}
-        self._queue: deque[tuple[wire.Envelope, float]] = deque()
+        self._page = page
+        self._queue: deque[tuple[wire.Envelope, float, int]] = deque()
+        """Each with when it expires, in s, and when it came, in ns."""
         self._streams: dict[int, _Stream] = {}
         self._tasks: Tasks | None = None
         self._cancelled: set[int] = set()
@@ -94,15 +113,16 @@ class Runtime:
             return bool(self._queue)
         return any(stream.credit > 0 for stream in self._streams.values())
 
-    def accept(self, envelope: wire.Envelope) -> None:
-        """Take in a CALL, STREAM, CANCEL or CREDIT."""
+    def accept(self, envelope: wire.Envelope, now_ns: int = 0) -> None:
+        """Take in a CALL, STREAM, CANCEL or CREDIT; `now_ns` spares a look at the clock."""
         kind = envelope.kind
         if kind in (msg.CALL, msg.STREAM):
+            now_ns = now_ns or time.monotonic_ns()
             deadline_ms = envelope.deadline_ms
             expires_s = NO_DEADLINE
             if deadline_ms != wire.MAX_DEADLINE_MS:
-                expires_s = time.monotonic() + deadline_ms / 1000
-            self._queue.append((envelope, expires_s))
+                expires_s = now_ns / 1e9 + deadline_ms / 1000
+            self._queue.append((envelope, expires_s, now_ns))
         elif kind == msg.CANCEL:
             self._cancel(envelope.id)
         elif kind == msg.CREDIT:
@@ -111,13 +131,14 @@ class Runtime:
     def step(self) -> None:
         """Run one queued call, and take one item from each stream that may go on."""
         if self._queue:
-            envelope, expires_s = self._queue.popleft()
+            envelope, expires_s, came_ns = self._queue.popleft()
+            now_ns = time.monotonic_ns()
             credit = self._early_credit.pop(envelope.id, 0) if self._early_credit else 0
             if envelope.id in self._cancelled:
                 self._cancelled.discard(envelope.id)
                 self._answers.refuse(envelope.id, cancelled())
-            elif expires_s > time.monotonic():
-                self._begin(envelope, expires_s, credit)
+            elif expires_s > now_ns / 1e9:
+                self._begin(envelope, expires_s, credit, came_ns, now_ns)
             else:
                 self._answers.refuse(envelope.id, too_late())
         if self._streams:
@@ -131,7 +152,7 @@ class Runtime:
 
     def take_queued(self) -> list[int]:
         """Return the ids of the calls that have not begun, and forget these."""
-        ids = [envelope.id for envelope, _ in self._queue]
+        ids = [queued[0].id for queued in self._queue]
         self._queue.clear()
         self._cancelled.clear()
         self._early_credit.clear()
@@ -147,7 +168,7 @@ class Runtime:
 
     # One call
 
-    def _begin(self, envelope: wire.Envelope, expires_s: float, credit: int) -> None:
+    def _begin(self, envelope: wire.Envelope, expires_s: float, credit: int, came_ns: int, began_ns: int) -> None:
         try:
             method, target = self._target(envelope.header)
             args, kwargs = self._arguments(envelope)
@@ -156,11 +177,11 @@ class Runtime:
             return
         streams = envelope.kind == msg.STREAM
         if method.is_async:
-            call = Call(envelope.id, streams, method, target, args, kwargs, expires_s)
+            call = Call(envelope.id, streams, method, target, args, kwargs, expires_s, came_ns, began_ns)
             if self._tasks is None:
                 from hostd_workers.calls.tasks import Tasks  # noqa: PLC0415 - see there
 
-                self._tasks = Tasks(self._answers)
+                self._tasks = Tasks(self._answers, self._page)
             self._tasks.begin(call, target.window + credit)
             return
         TRACE.set(target.trace)
@@ -171,7 +192,14 @@ class Runtime:
                 if not hasattr(result, "__next__"):
                     raise cannot_stream(method.name, result)  # noqa: TRY301 - one border for all that can go wrong
                 self._streams[envelope.id] = _Stream(
-                    envelope.id, method.name, result, target.window + credit, expires_s, target.trace
+                    envelope.id,
+                    method.name,
+                    result,
+                    target.window + credit,
+                    expires_s,
+                    target.trace,
+                    began_ns - came_ns,
+                    time.monotonic_ns() - began_ns,
                 )
                 return
             if inspect.isgenerator(result):
@@ -180,8 +208,10 @@ class Runtime:
         except ENDS_A_PROCESS:
             raise
         except BaseException as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
+            self._page.ran(began_ns - came_ns, time.monotonic_ns() - began_ns)
             self._answers.refuse(envelope.id, error_of(error, method, args, kwargs))
             return
+        self._page.ran(began_ns - came_ns, time.monotonic_ns() - began_ns)
         self._answers.give(envelope.id, msg.RESULT, method.name, result)
 
     def _target(self, header: bytes) -> tuple[Method, msg.Target]:
@@ -212,7 +242,8 @@ class Runtime:
     # Streams
 
     def _advance(self, stream: _Stream) -> None:
-        if stream.expires_s <= time.monotonic():
+        began_ns = time.monotonic_ns()
+        if stream.expires_s <= began_ns / 1e9:
             self._end_stream(stream)
             self._answers.refuse(stream.id, too_late())
             return
@@ -222,9 +253,11 @@ class Runtime:
         except ENDS_A_PROCESS:
             raise
         except BaseException as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
+            stream.compute_ns += time.monotonic_ns() - began_ns
             self._end_stream(stream)
             self._answers.refuse(stream.id, error_of(error))
             return
+        stream.compute_ns += time.monotonic_ns() - began_ns
         if item is _END:
             self._end_stream(stream)
             self._answers.end(stream.id)
@@ -234,7 +267,8 @@ class Runtime:
             self._end_stream(stream)
 
     def _end_stream(self, stream: _Stream) -> None:
-        self._streams.pop(stream.id, None)
+        if self._streams.pop(stream.id, None) is not None:
+            self._page.ran(stream.queue_ns, stream.compute_ns)
         try:
             close = getattr(stream.items, "close", None)
             if close is not None:
@@ -263,4 +297,4 @@ class Runtime:
             self._cancelled.add(call_id)
 
     def _is_queued(self, call_id: int) -> bool:
-        return any(envelope.id == call_id for envelope, _ in self._queue)
+        return any(queued[0].id == call_id for queued in self._queue)

@@ -31,15 +31,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from hostd_workers.wire.errors import HostError
+    from hostd_workers.wire.lane.page import Writer
 
 
 class _Credit:
     """The items that an asynchronous stream may still send."""
 
-    __slots__ = ("_granted", "_items")
+    __slots__ = ("_granted", "_items", "waited_ns")
 
     def __init__(self, items: int) -> None:
         self._items = items
+        self.waited_ns = 0
         self._granted = asyncio.Event()
 
     def grant(self, items: int) -> None:
@@ -48,8 +50,12 @@ class _Credit:
 
     async def take(self) -> None:
         while not self._items:
+            began_ns = time.monotonic_ns()
             self._granted.clear()
-            await self._granted.wait()
+            try:
+                await self._granted.wait()
+            finally:
+                self.waited_ns += time.monotonic_ns() - began_ns
         self._items -= 1
 
 
@@ -76,8 +82,9 @@ class _Running:
 class Tasks:
     """The coroutine calls in hand; each gets exactly one end, whatever becomes of its task."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Answers, page: Writer) -> None:
         self._answers = answers
+        self._page = page
         self._running: dict[int, _Running] = {}
         self.failure: BaseException | None = None
         """What kept a call from being answered; the loop is stopped for it."""
@@ -144,12 +151,19 @@ class Tasks:
         except BaseException as error:  # noqa: BLE001 - the border with the model's code, which may raise anything
             # If nobody cancelled this call, something inside of the model was, and the caller waits for an answer.
             is_over = running.over if isinstance(error, asyncio.CancelledError) else None
+            self._count(running)
             answers.refuse(call.id, is_over or error_of(error, call.method, call.args, call.kwargs))
             return
+        self._count(running)
         if not call.streams:
             answers.give(call.id, msg.RESULT, call.method.name, result)
         elif is_whole:
             answers.end(call.id)
+
+    def _count(self, running: _Running) -> None:
+        call, credit = running.call, running.credit
+        waited_ns = 0 if credit is None else credit.waited_ns
+        self._page.ran(call.began_ns - call.came_ns, time.monotonic_ns() - call.began_ns - waited_ns)
 
     @classmethod
     async def all_ended(cls) -> None:

@@ -17,6 +17,7 @@ from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import ProtocolError
 from hostd_workers.wire.lane.link import Link
+from hostd_workers.wire.lane.page import CANCELLED, FAILED, SUCCEEDED
 from hostd_workers.wire.lane.spare import Spare
 from hostd_workers.wire.light import NamedTuple
 from hostd_workers.wire.shares import Shares, capacity_for, too_long, too_many
@@ -68,6 +69,7 @@ class Lane:
     __slots__ = (
         "_books",
         "_calls",
+        "_cancelled",
         "_link",
         "_runtime",
         "fd",
@@ -86,6 +88,8 @@ class Lane:
         self._books = books
         self._runtime: Runtime | None = None
         self._calls: dict[int, _Call] = {}
+        self._cancelled: set[int] = set()
+        """Those of them whose client has cancelled them."""
         self.is_closed = False
         self.is_held = False
         """Whether it is not read for a while."""
@@ -147,6 +151,8 @@ class Lane:
                 self.send(wire.pack(msg.NOT_BEGUN, envelope.id))
         elif kind in (msg.CANCEL, msg.CREDIT):
             if runtime is not None:
+                if kind == msg.CANCEL and envelope.id in self._calls:
+                    self._cancelled.add(envelope.id)
                 runtime.accept(envelope)
         else:
             raise ProtocolError(f"a client may not send a worker messages of kind {kind}")
@@ -167,8 +173,9 @@ class Lane:
             self.send(msg.pack_error(id_, too_long(books.bytes, pid, size_bytes, limits.max_in_flight_bytes)))
             return
         books.page.begun(size_bytes)
-        self._calls[id_] = (envelope.header, size_bytes, time.monotonic_ns())
-        runtime.accept(envelope)
+        now_ns = time.monotonic_ns()
+        self._calls[id_] = (envelope.header, size_bytes, now_ns)
+        runtime.accept(envelope, now_ns)
 
     def step(self) -> None:
         """Run one call, if there is one."""
@@ -192,16 +199,21 @@ class Lane:
             self._link.flush()  # at once: the model may write into what it has returned when it is called again
         first = frames[0]
         if first[0] != msg.ITEM:
-            call = self._calls.pop(wire.id_of(first), None)
+            id_ = wire.id_of(first)
+            call = self._calls.pop(id_, None)
             if call is not None:
-                self._count(call, failed=first[0] == msg.ERROR)
+                was_cancelled = bool(self._cancelled) and id_ in self._cancelled
+                if was_cancelled:
+                    self._cancelled.discard(id_)
+                failed = CANCELLED if was_cancelled else FAILED
+                self._count(call, failed if first[0] == msg.ERROR else SUCCEEDED)
 
-    def _count(self, call: _Call, *, failed: bool) -> None:
+    def _count(self, call: _Call, outcome: int) -> None:
         books, now_ns, (header, size_bytes, began_ns) = self._books, time.monotonic_ns(), call
         books.calls.give_back(self.pid)
         books.bytes.give_back(self.pid, size_bytes)
         method = None if self._runtime is None else self._runtime.method_of(header)
-        books.page.ended(method, size_bytes, now_ns - began_ns, now_ns, failed=failed)
+        books.page.ended(method, size_bytes, now_ns - began_ns, now_ns, outcome)
 
     def flush(self) -> None:
         """Send what waits, as far as the client takes it."""
@@ -213,6 +225,6 @@ class Lane:
         if self._runtime is not None:
             self._runtime.drop()
         for call in self._calls.values():
-            self._count(call, failed=True)
+            self._count(call, CANCELLED)
         self._calls.clear()
         self._link.close()

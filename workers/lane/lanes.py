@@ -10,7 +10,6 @@ Rules
 
 from __future__ import annotations
 
-import os
 import select
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +19,6 @@ from hostd_workers.lane.listener import Listener
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import HostError, PermissionDeniedError
-from hostd_workers.wire.lane.page import Writer
 from hostd_workers.wire.lane.spare import REST_S
 from hostd_workers.wire.lane.spin import Spin
 
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd_workers.methods import Method
+    from hostd_workers.wire.lane.page import Writer
     from hostd_workers.wire.lane.spare import Later
 
 MAX_SILENT: Final = 32
@@ -43,11 +42,10 @@ UNFINISHED_BYTES: Final = 64 << 20
 class Lanes:
     """The clients that call this worker without the host."""
 
-    def __init__(self, told: dict[str, Any], methods: dict[str, Method]) -> None:
-        """Let clients come, as told: `path`, `secret`, `page_fd`, `spin_s` and `Limits`. Raises `OSError`."""
+    def __init__(self, told: dict[str, Any], methods: dict[str, Method], page: Writer) -> None:
+        """Let clients come, as told: `path`, `secret`, `spin_s` and `Limits`. Raises `OSError`."""
         limits = Limits(*(told[name] for name in Limits._fields))
-        self._books = Books(limits, Writer(told["page_fd"], sorted(methods)))
-        os.close(told["page_fd"])  # it is mapped, and was inheritable
+        self._books = Books(limits, page)
         self._secret: bytes = told["secret"]
         self._spin = Spin(told["spin_s"])
         self._methods = methods
@@ -185,7 +183,7 @@ class Lanes:
         if not self._is_open:
             self._leave(lane)
             return
-        lane.serve(Runtime(self._methods, lane.send, self._books.limits.max_message_bytes))
+        lane.serve(Runtime(self._methods, lane.send, self._books.page, self._books.limits.max_message_bytes))
         self._books.page.connected(len(self._lanes) - len(self._silent))
         # At once: a client that has not heard it takes for granted that none of its calls has begun.
         lane.send(wire.pack(msg.LANE_WELCOME, 0))

@@ -92,8 +92,7 @@ def rows(latest: Look, previous: Look | None, state: State) -> list[Row]:
 def _rate(model: ModelInfo, before: ModelInfo | None, passed_s: float) -> float | None:
     if before is None or passed_s <= 0:
         return None
-    is_same = model.generation == before.generation and model.calls >= before.calls
-    return (model.calls - (before.calls if is_same else 0)) / passed_s
+    return (model.calls - before.calls) / passed_s
 
 
 _FIGURES: dict[Sort, Callable[[Row], float | None]] = {

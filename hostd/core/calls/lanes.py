@@ -52,18 +52,18 @@ class Lanes:
         if model is None:
             raise no_such_model(event.model_id, registry)
         open_ = [worker for worker in model.ready if worker.lane_state in _MAY_OPEN]
-        lanes = [(worker, worker.lane) for worker in open_ if worker.lane is not None]
+        lanes = [(worker, address) for worker in open_ if worker.lane and (address := worker.lane.address) is not None]
         if model.is_yielding or not model.ready:
             raise refusal_of(model)
         if not lanes:
             raise FailedPreconditionError(f"the worker of model {model.id!r} takes calls from the host alone")
-        worker, lane = min(lanes, key=lambda pair: pair[0].in_flight)
+        worker, address = min(lanes, key=lambda pair: pair[0].in_flight)
         earlier = worker.lane_clients.pop(event.caller.client, None)
         if earlier is not None:
             registry.effects.append(Answer(earlier, None))
         worker.lane_clients[event.caller.client] = event.caller
         worker.lane_state = LaneState.OPEN
-        registry.effects.append(Answer(event.caller, lane.address, is_last=False))
+        registry.effects.append(Answer(event.caller, address, is_last=False))
 
     def closing(self, worker: Worker) -> bool:
         """Have a worker close its lanes, if there may be clients; say whether that is waited for."""
@@ -136,8 +136,7 @@ class Lanes:
         """Make the calls of a worker's lanes its model's, once it has ended."""
         if worker.lane is not None:
             model, figures = worker.model, worker.lane.figures()
-            model.calls += figures.begun
-            model.errors += figures.failed + figures.in_flight
+            model.totals.settle(figures)
             model.last_used_s = max(model.last_used_s or 0.0, figures.last_use_s) or None
             for method, counts, sum_s in worker.lane.by_method():
                 model.latencies.merge(method or OTHER, counts, sum_s)

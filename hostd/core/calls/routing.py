@@ -109,7 +109,7 @@ class Router:
         self.bytes.take(event.client, event.size_bytes)
         worker.calls.add(call_id)
         worker.shares.take(event.client)
-        worker.model.calls += 1
+        worker.model.totals.calls += 1
         worker.model.last_used_s = now
         remaining_s = None
         if event.deadline_s is not None:
@@ -127,9 +127,9 @@ class Router:
             return
         if event.final:
             self._forget(call)
-            call.worker.model.latencies.add(call.method, self._registry.now - call.began_s)
-            if event.failed:
-                call.worker.model.errors += 1
+            duration_s = self._registry.now - call.began_s
+            call.worker.model.latencies.add(call.method, duration_s)
+            call.worker.model.totals.ended(duration_s, failed=event.failed)
         self._registry.effects.append(RelayAnswer(call.caller.client, call.caller.request_id, event.payload))
 
     def cancelled(self, event: CallCancelled) -> None:
@@ -138,7 +138,8 @@ class Router:
         call = self._of(event.caller)
         if call is not None:
             self._leave(call, "its caller has cancelled it")
-            self._fail(call, error)
+            call.worker.model.totals.cancelled += 1
+            self._registry.refuse(call.caller, error)
         elif event.caller in self.pending.by_caller:
             self.pending.dismiss(event.caller, error)
 
@@ -179,7 +180,7 @@ class Router:
             self._fail(call, error)
 
     def _fail(self, call: Call, error: HostError) -> None:
-        call.worker.model.errors += 1
+        call.worker.model.totals.ended(self._registry.now - call.began_s, failed=True)
         self._registry.refuse(call.caller, error)
 
     def fail_all(self, worker: Worker, error: HostError) -> None:
@@ -193,7 +194,9 @@ class Router:
         left = GONE_AT_ONCE - self.pending.lose_client(client, GONE_AT_ONCE)
         callers = self.by_caller.of(client, left)
         for caller in callers:
-            self._leave(self.calls[self.by_caller[caller]], "its caller has gone")
+            call = self.calls[self.by_caller[caller]]
+            self._leave(call, "its caller has gone")
+            call.worker.model.totals.cancelled += 1
         if len(callers) == left:
             self._registry.timers.set(GoneTimer(client), self._registry.now + GONE_PAUSE_S)
 

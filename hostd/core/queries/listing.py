@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hostd.core.bookkeeping.totals import Totals
 from hostd.core.events import STANDALONE, Origin
 from hostd.records import ModelInfo
 from hostd_workers.wire.errors import NotFoundError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def each_of_all(registry: Registry, entries: Iterable[DirectoryEntry]) -> Iterator[Facts | ModelInfo]:
     """Yield all models by id, each as it is when it is asked for: of those that are not loaded the record.
 
-    That has an id, a state, a path, a type and a reason; of an evicted model also what it served.
+    That has an id, a state, a path, a type and a reason; of an evicted model also what it served, and its counts.
     """
     found = {entry.model_id: entry for entry in entries}
     for model_id in sorted({*found, *registry.evicted, *registry.failures, *registry.models}):
@@ -42,7 +43,7 @@ def absent(registry: Registry, model_id: ModelId, entry: DirectoryEntry | None) 
     if failure is not None and not _is_nothing(failure):
         return _of_failure(model_id, failure)
     if evicted is not None:
-        return _of_evicted(model_id, evicted)
+        return _of_evicted(model_id, evicted, registry.totals.get(model_id, Totals()))
     return None if entry is None else _of_entry(entry, registry)
 
 
@@ -54,7 +55,7 @@ def _of_entry(entry: DirectoryEntry, registry: Registry) -> ModelInfo:
     return ModelInfo(entry.model_id, entry.state, entry.path or None, STANDALONE, reason=reason)
 
 
-def _of_evicted(model_id: str, evicted: Evicted) -> ModelInfo:
+def _of_evicted(model_id: str, evicted: Evicted, totals: Totals) -> ModelInfo:
     source, interface = evicted.source, evicted.interface
     return ModelInfo(
         model_id,
@@ -67,6 +68,7 @@ def _of_evicted(model_id: str, evicted: Evicted) -> ModelInfo:
         reason=evicted.reason,
         pinned=evicted.is_pinned,
         labels=dict(evicted.labels or {}),
+        **totals.now(())._asdict(),
     )
 
 

@@ -18,6 +18,7 @@ from hostd_workers.wire.light import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from hostd.core.bookkeeping.totals import Counts
     from hostd.core.calls.routing import Router
     from hostd.core.describing import Facts
     from hostd.core.files.deploying import Deploying
@@ -186,6 +187,12 @@ class Queries:
             if model.is_serving
             for method, histogram in model.call_times().items()
         ]
+
+    def evicted_counts(self) -> list[tuple[ev.ModelId, Counts]]:
+        """Return the counts of the models that are evicted and not loaded again."""
+        registry = self._registry
+        absent = registry.evicted.keys() - registry.models.keys()
+        return [(model_id, totals.now([])) for model_id in sorted(absent) if (totals := registry.totals.get(model_id))]
 
     # Memory
 

@@ -24,9 +24,11 @@ from hostd_workers.wire.light import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from hostd.core.bookkeeping.totals import Counts
     from hostd.core.describing import Facts
     from hostd.core.machine import Core
     from hostd.core.queries.queries import CallTimes
+    from hostd.core.values import ModelId
     from hostd.records import Event, MemoryInfo, ModelInfo, TemplatesInfo, WorkerInfo
 
 EVICTION_REASONS = ("LOAD", "GROWTH", "IDLE")
@@ -55,6 +57,27 @@ _GAUGES: dict[str, tuple[str, Callable[[ModelInfo], float | None]]] = {
 }
 
 
+_COUNTERS: dict[str, tuple[str, str, float]] = {
+    "calls": ("Calls that reached a worker", "calls", 1),
+    "successes": ("Calls that ended well", "succeeded", 1),
+    "errors": ("Calls that failed", "errors", 1),
+    "cancellations": ("Calls that were cancelled, or whose callers have gone", "cancelled", 1),
+    "success_seconds": (
+        "Time from the arrival of calls to their answers, if these are good",
+        "success_ns",
+        1e-9,
+    ),
+    "error_seconds": ("Time from the arrival of calls to their errors", "fail_ns", 1e-9),
+    "executions": ("Calls that workers ran", "executions", 1),
+    "queue_seconds": ("Time that workers let these calls wait", "queue_ns", 1e-9),
+    "compute_seconds": ("Time that workers ran these calls", "compute_ns", 1e-9),
+}
+"""Since the start of the host, over reloads and evictions: the name, what it says, the count, and the count's unit.
+
+Models that were evicted keep theirs on the page: what they counted since the last look would be lost with them.
+"""
+
+
 class Snapshot(NamedTuple):
     """The host at one moment."""
 
@@ -65,6 +88,7 @@ class Snapshot(NamedTuple):
     calls: list[CallTimes]
     counts: list[Any]
     deaths: dict[str, int]
+    evicted: list[tuple[ModelId, Counts]]
 
 
 class Metrics:
@@ -81,7 +105,8 @@ class Metrics:
         queries, tally = self._core.queries, self._tally
         counts, deaths = list(tally.families()), dict(tally.deaths)
         models, memory = list(queries.each_model()), queries.memory()
-        return Snapshot(models, memory, queries.templates(), queries.degraded, queries.call_times(), counts, deaths)
+        templates, times, evicted = queries.templates(), queries.call_times(), queries.evicted_counts()
+        return Snapshot(models, memory, templates, queries.degraded, times, counts, deaths, evicted)
 
     def page(self, snapshot: Snapshot, accept: str) -> tuple[str, bytes]:
         """Return the content type of the page, the best that is accepted, and the page."""
@@ -144,13 +169,11 @@ def _of_models(loaded: list[ModelInfo], snapshot: Snapshot) -> Iterator[Any]:
             if (value := value_of(model)) is not None:
                 gauge.add_metric([model.id], value)
         yield gauge
-    calls = CounterMetricFamily("hostd_model_calls", "Calls since the model was loaded", labels=["model_id"])
-    errors = CounterMetricFamily("hostd_model_errors", "Failed calls since it was loaded", labels=["model_id"])
-    for model in loaded:
-        calls.add_metric([model.id], model.calls)
-        errors.add_metric([model.id], model.errors)
-    yield calls
-    yield errors
+    for name, (help_text, field, unit) in _COUNTERS.items():
+        counter = CounterMetricFamily(f"hostd_model_{name}", help_text, labels=["model_id"])
+        for model_id, counts in [*[(model.id, model) for model in loaded], *snapshot.evicted]:
+            counter.add_metric([model_id], getattr(counts, field) * unit)
+        yield counter
     times = HistogramMetricFamily(
         "hostd_call_duration_seconds",
         "Time from the arrival of a call to its answer, of calls that models answered since they were loaded",

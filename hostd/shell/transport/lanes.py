@@ -28,9 +28,9 @@ _SECRET_BYTES: Final = 16
 
 
 class WorkerLane:
-    """What a worker's page says, for the core."""
+    """What a worker's page says, for the core; `address` is None if it takes calls from the host alone."""
 
-    def __init__(self, address: dict[str, object], fd: int, methods: Iterable[str]) -> None:
+    def __init__(self, address: dict[str, object] | None, fd: int, methods: Iterable[str]) -> None:
         """Map the page. Raises `OSError`."""
         self.address = address
         self._page = page.Page(fd, sorted(methods))
@@ -50,9 +50,9 @@ class WorkerLane:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a worker listens, what a client must show there, and the descriptor of its page."""
+    """Where a worker listens (None: it does not), what a client must show there, and the descriptor of its page."""
 
-    path: Path
+    path: Path | None
     secret: bytes
     fd: int
 
@@ -77,38 +77,40 @@ class LanePlaces(Component):
             self.forget(worker_id)
 
     def new(self, worker_id: WorkerId) -> int | None:
-        """Return the descriptor of the page for a worker that is about to be spawned; None if it gets no lane."""
+        """Return the descriptor of the page for a worker that is about to be spawned; None if it gets none."""
         path = self._directory / f"{paths.LANE_SOCKETS}{worker_id}"
-        if not self._is_on or len(os.fsencode(path)) > paths.SOCKET_PATH_MAX_BYTES:
-            return None
+        has_lane = self._is_on and len(os.fsencode(path)) <= paths.SOCKET_PATH_MAX_BYTES
         with contextlib.suppress(OSError):  # without a descriptor for it, calls go by the host
-            self._places[worker_id] = _Place(path, os.urandom(_SECRET_BYTES), page.new())
+            self._places[worker_id] = _Place(path if has_lane else None, os.urandom(_SECRET_BYTES), page.new())
             return self._places[worker_id].fd
         return None
+
+    def page_of(self, worker_id: WorkerId) -> int | None:
+        """Return which descriptor of a worker's is its page; None if it has none."""
+        return PAGE_FD if worker_id in self._places else None
 
     def told(self, worker_id: WorkerId, model_id: ModelId) -> dict[str, Any] | None:
         """Return what a worker is told of its lane with what to load; None if it has none."""
         place = self._places.get(worker_id)
-        if place is None:
+        if place is None or place.path is None:
             return None
         return {
             "path": str(place.path),
             "secret": place.secret,
-            "page_fd": PAGE_FD,
             "model_id": model_id,
             "spin_s": self._spin_s,
             **self._limits,
         }
 
-    def opened(self, worker_id: WorkerId, methods: Iterable[str]) -> WorkerLane | None:
-        """Return the lane of a worker that says that it listens; None if it cannot be used."""
+    def opened(self, worker_id: WorkerId, methods: Iterable[str], *, listens: bool) -> WorkerLane | None:
+        """Return the lane of a worker that says whether it listens; None if not even its page can be used."""
         place = self._places.get(worker_id)
         if place is None:
             return None
         with contextlib.suppress(OSError):
             address = {"path": str(place.path), "secret": place.secret, "worker": worker_id, "spin_s": self._spin_s}
             address["max_in_flight"] = self._limits["max_in_flight"]
-            return WorkerLane(address, place.fd, methods)
+            return WorkerLane(address if listens and place.path else None, place.fd, methods)
         return None
 
     def forget(self, worker_id: WorkerId) -> None:
@@ -116,5 +118,6 @@ class LanePlaces(Component):
         place = self._places.pop(worker_id, None)
         if place is not None:
             os.close(place.fd)
-            with contextlib.suppress(OSError):
-                place.path.unlink()
+            if place.path is not None:
+                with contextlib.suppress(OSError):
+                    place.path.unlink()

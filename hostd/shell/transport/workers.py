@@ -202,6 +202,7 @@ class Backend(Component):
             "initializer": None if spec.initializer is None else list(spec.initializer),
             "max_message_bytes": self._max_message_bytes,
             "lane": self.lanes.told(effect.worker_id, effect.model_id),
+            "page_fd": self.lanes.page_of(effect.worker_id),
             "signatures": dict(spec.signatures),
             "is_forked": effect.is_forked,
             "is_learning": effect.is_learning,
@@ -248,7 +249,7 @@ class Backend(Component):
                 if len(methods) > msg.MAX_METHODS or not all(isinstance(name, str) for name in methods):
                     raise ProtocolError("a malformed list of methods")
                 described = {name: method_of(method) for name, method in methods.items()}
-                lane = self.lanes.opened(worker_id, described) if body.get("lane") is True else None
+                lane = self.lanes.opened(worker_id, described, listens=body.get("lane") is True)
                 warnings, has_close = _texts(body.get("warnings")), body.get("has_close") is True
                 return ev.WorkerLoaded(worker_id, loader, described, default, warnings, lane, has_close)
             case _:

@@ -17,7 +17,11 @@ MAX_METHODS: Final = 16
 
 
 class Figures(NamedTuple):
-    """What a page says of a worker's lanes; `last_use_s` is of the monotonic clock, 0 if there was none."""
+    """What a page says of a worker's lanes; `last_use_s` is of the monotonic clock, 0 if there was none.
+
+    `executions`, and how long these waited in the worker (`queue_ns`) and ran (`compute_ns`), are of calls by lanes and
+    by the host together.
+    """
 
     begun: int
     ended: int
@@ -25,6 +29,13 @@ class Figures(NamedTuple):
     bytes_in_flight: int
     last_use_s: float
     connections: int
+    succeeded: int = 0
+    cancelled: int = 0
+    success_ns: int = 0
+    fail_ns: int = 0
+    executions: int = 0
+    queue_ns: int = 0
+    compute_ns: int = 0
 
     @property
     def in_flight(self) -> int:

@@ -1,11 +1,14 @@
-"""A page of figures that a worker writes and its host reads: the calls that come by lanes, without a message for each.
+"""A page of figures that a worker writes and its host reads, without a message for each call.
 
-The host makes it, sealed in size, and the worker maps it. It holds unsigned words of 64 bits, in the order of the
-machine. Each is written in one step, so each is true by itself; what belongs together may be one call apart. A worker
-that writes nonsense there harms only what is shown of itself.
+It has the calls that come by lanes, and of all calls how long they waited and ran. The host makes it, sealed in size,
+and the worker maps it. It holds unsigned words of 64 bits, in the order of the machine. Each is written in one step, so
+each is true by itself; what belongs together may be one call apart. A worker that writes nonsense there harms only what
+is shown of itself.
 
     word 0       version of this layout
-    word 1..     begun, ended, failed, bytes in flight, last use (ns of the monotonic clock), connections
+    word 1..     begun, ended, bytes in flight, last use (ns of the monotonic clock), connections; how many succeeded,
+                 failed and were cancelled, the sums of their durations in ns; all calls that ran, how long these
+                 waited and ran in ns
     window       the last durations in ns, a ring: `ended` modulo its length is the next
     slots        one for each method of the first that were called, one for all others: the number of the method in the
                  sorted list from 1 (0: none), the sum of durations in ns, and counts by duration (`BUCKETS_S`, above)
@@ -25,12 +28,17 @@ from hostd_workers.wire.lane.figures import BUCKETS_S, MAX_METHODS, NO_FIGURES, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 _BUCKETS_NS: Final = tuple(int(bound_s * 1e9) for bound_s in BUCKETS_S)
-_BEGUN, _ENDED, _FAILED, _BYTES, _LAST_USE, _CONNECTIONS = range(1, 7)
-_FIGURES: Final = struct.Struct("6Q")
-_WINDOW_AT: Final = 8
+_BEGUN, _ENDED, _BYTES, _LAST_USE, _CONNECTIONS = range(1, 6)
+SUCCEEDED, FAILED, CANCELLED = range(6, 9)
+_TO_NS: Final = 3
+"""From one of these to the sum of its durations."""
+
+_EXECUTIONS, _QUEUE_NS, _COMPUTE_NS = range(12, 15)
+_FIGURES: Final = struct.Struct("14Q")
+_WINDOW_AT: Final = 16
 _SLOTS_AT: Final = _WINDOW_AT + WINDOW
 _SLOT_WORDS: Final = 2 + len(BUCKETS_S) + 1
 _WORDS: Final = _SLOTS_AT + (MAX_METHODS + 1) * _SLOT_WORDS
@@ -38,6 +46,9 @@ PAGE_BYTES: Final = -(-_WORDS * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
 
 MOST: Final = 1 << 53
 """No count is more: what is summed up must still fit into 64 bits, or it could not be told to anybody."""
+
+_MOST_NS: Final = 1 << 60
+"""36 years, for the same reason."""
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 """A worker that makes it shorter would have its host killed by SIGBUS."""
@@ -56,13 +67,13 @@ def new() -> int:
 
 
 class Writer:
-    """The worker's side. `opened` to `ended` are called for each call, so they do little."""
+    """The worker's side. `begun`, `ran` and `ended` are called for each call, so they do little."""
 
     __slots__ = ("_numbers", "_slots", "_words")
 
-    def __init__(self, fd: int, methods: Sequence[str]) -> None:
-        """Map a page; `methods` are all of the model's, sorted."""
-        self._words = memoryview(mmap.mmap(fd, PAGE_BYTES)).cast("Q")
+    def __init__(self, fd: int | None, methods: Sequence[str]) -> None:
+        """Map a page, None for one that nobody reads; `methods` are all of the model's, sorted. Raises `OSError`."""
+        self._words = memoryview(bytearray(PAGE_BYTES) if fd is None else mmap.mmap(fd, PAGE_BYTES)).cast("Q")
         self._words[0] = VERSION
         self._numbers = {method: number for number, method in enumerate(methods, 1)}
         self._slots: dict[str | None, int] = {None: _SLOTS_AT + MAX_METHODS * _SLOT_WORDS}
@@ -77,8 +88,18 @@ class Writer:
         words[_BEGUN] += 1
         words[_BYTES] += size_bytes
 
-    def ended(self, method: str | None, size_bytes: int, duration_ns: int, now_ns: int, *, failed: bool) -> None:
-        """Count the end of a call that had begun; `method` is None if the model has none of that name."""
+    def ran(self, queue_ns: int, compute_ns: int) -> None:
+        """Count a call that has run, by whatever way it came, before its answer leaves."""
+        words = self._words
+        words[_EXECUTIONS] += 1
+        words[_QUEUE_NS] += queue_ns
+        words[_COMPUTE_NS] += compute_ns
+
+    def ended(self, method: str | None, size_bytes: int, duration_ns: int, now_ns: int, outcome: int) -> None:
+        """Count the end of a call of a lane: SUCCEEDED, FAILED or CANCELLED.
+
+        `method` is None if the model has none of that name.
+        """
         words = self._words
         words[_WINDOW_AT + words[_ENDED] % WINDOW] = duration_ns
         slot = self._slots.get(method) or self._slot(method)
@@ -86,7 +107,8 @@ class Writer:
         words[slot + 2 + bisect_left(_BUCKETS_NS, duration_ns)] += 1
         words[_LAST_USE] = now_ns
         words[_BYTES] -= size_bytes
-        words[_FAILED] += failed
+        words[outcome] += 1
+        words[outcome + _TO_NS] += duration_ns
         words[_ENDED] += 1
 
     def _slot(self, method: str | None) -> int:
@@ -117,15 +139,22 @@ class Page:
         # workers every second and for every list, and most are idle.
         seen = self._map[: _WINDOW_AT * 8]
         if seen != self._seen:
-            begun, ended, failed, size_bytes, last_use_ns, connections = _FIGURES.unpack_from(seen, _BEGUN * 8)
+            words = (0, *_FIGURES.unpack_from(seen, _BEGUN * 8))
             self._seen = seen
             self._figures = Figures(
-                min(begun, MOST),
-                min(ended, MOST),
-                min(failed, MOST),
-                min(size_bytes, MOST),
-                last_use_ns / 1e9,
-                min(connections, MOST),
+                min(words[_BEGUN], MOST),
+                min(words[_ENDED], MOST),
+                min(words[FAILED], MOST),
+                min(words[_BYTES], MOST),
+                words[_LAST_USE] / 1e9,
+                min(words[_CONNECTIONS], MOST),
+                min(words[SUCCEEDED], MOST),
+                min(words[CANCELLED], MOST),
+                min(words[SUCCEEDED + _TO_NS], _MOST_NS),
+                min(words[FAILED + _TO_NS], _MOST_NS),
+                min(words[_EXECUTIONS], MOST),
+                min(words[_QUEUE_NS], _MOST_NS),
+                min(words[_COMPUTE_NS], _MOST_NS),
             )
         return self._figures
 

@@ -125,6 +125,5 @@ export class Store {
 function rateBetween(base, model, now) {
   const before = base?.models.get(model.id);
   if (!before) return null;
-  const isSame = before.generation === model.generation && model.calls >= before.calls;
-  return (model.calls - (isSame ? before.calls : 0)) / ((now - base.at) / 1000);
+  return (model.calls - before.calls) / ((now - base.at) / 1000);
 }
