@@ -1,6 +1,7 @@
 """What the protocol tells of the server and its models: metadata, states, statistics.
 
-What a record does not have is left out, and no number is invented: there are no durations of each call, and no batches.
+What a record does not have is left out, and no number is invented: workers do not batch, and do not tell apart how long
+inputs, the model and outputs took.
 """
 
 from __future__ import annotations
@@ -84,14 +85,18 @@ def model_config(info: ModelInfo, method: MethodInfo | None) -> dict[str, Any]:
 
 
 def model_statistics(info: ModelInfo) -> dict[str, Any]:
-    """Return the statistics of a model: which calls have ended well and which have not."""
-    in_flight = sum(worker.in_flight for worker in info.workers)
-    well = max(0, info.calls - info.errors - in_flight)
+    """Return the statistics of a model; as Triton's they only grow, over its reloads and evictions too."""
     found: dict[str, Any] = {
         "name": info.id,
         "version": VERSION,
-        "execution_count": well,
-        "inference_stats": {"success": {"count": well}, "fail": {"count": info.errors}},
+        "inference_count": info.succeeded,
+        "execution_count": info.executions,
+        "inference_stats": {
+            "success": {"count": info.succeeded, "ns": info.success_ns},
+            "fail": {"count": info.errors, "ns": info.fail_ns},
+            "queue": {"count": info.executions, "ns": info.queue_ns},
+            "compute_infer": {"count": info.executions, "ns": info.compute_ns},
+        },
         "batch_stats": [],
     }
     if info.last_used_s is not None:
