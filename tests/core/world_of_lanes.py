@@ -20,6 +20,7 @@ from world_of_files import CLIENTS, MODELS, TIMEOUTS_S, N, WorldOfFiles
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.bookkeeping.totals import Counts
 from hostd.core.describing import facts_of
 from hostd.core.lifecycle import WorkerState
 from hostd_workers.wire.errors import HostError
@@ -56,7 +57,7 @@ class LaneOnPaper:
         self.is_told = self.is_closed = False
         self.clients: dict[ev.ClientId, None] = {}
         self.calls: list[ev.ClientId] = []
-        self.begun = self.ended = self.failed = 0
+        self.begun = self.ended = self.failed = self.succeeded = 0
         self.last_use_s = 0.0
 
     def __repr__(self) -> str:
@@ -70,6 +71,7 @@ class LaneOnPaper:
         self.calls.remove(client)
         self.ended += 1
         self.failed += not is_good
+        self.succeeded += is_good
         self.last_use_s = now
 
     def leave(self, client: ev.ClientId, now: float) -> None:
@@ -79,7 +81,8 @@ class LaneOnPaper:
             self.end(client, now, is_good=False)
 
     def figures(self) -> Figures:
-        return Figures(self.begun, self.ended, self.failed, len(self.calls), self.last_use_s, len(self.clients))
+        figures = Figures(self.begun, self.ended, self.failed, len(self.calls), self.last_use_s, len(self.clients))
+        return figures._replace(succeeded=self.succeeded)
 
     def durations_s(self) -> list[float]:
         return [0.5] * min(self.ended, WINDOW)
@@ -104,8 +107,10 @@ class WorldOfLanes(WorldOfFiles):
         """What the games have reached."""
         self.told: list[Told] = []
         self.closes_since_s: dict[ev.WorkerId, float] = {}
-        self.counted: Counter[int] = Counter()
-        """The calls of each generation, by the host and by lanes."""
+        self.counted: Counter[str] = Counter()
+        """The calls of each id, by the host and by lanes."""
+        self.counts: dict[str, Counts] = {}
+        """What was said of each last, which may only grow."""
         self.used_directly_s: dict[int, float] = {}
         self.lanes_used_s = -math.inf
         """When the last call of a lane has ended."""
@@ -191,7 +196,7 @@ class WorldOfLanes(WorldOfFiles):
             self.call(process.model_id, "predict", timeout_s=None, size_bytes=1, client=client)
         elif len(process.lane.calls) < MOST_DIRECT:
             process.lane.begin(client)
-            self.counted[process.generation] += 1
+            self.counted[process.model_id] += 1
             self.reached["direct calls"] += 1
 
     def leave_lane(self, n: int) -> None:
@@ -219,15 +224,20 @@ class WorldOfLanes(WorldOfFiles):
                 self._leave(lane, event.client)
         effects = super().feed(event)
         for model in self.registry.models.values():
-            counted = self.counted[model.generation]
-            calls = facts_of(model, 0.0, 0.0).calls
-            assert calls == counted, f"{model} has {calls} calls, and got {counted}"
+            counts, counted = facts_of(model, 0.0, 0.0).counts, self.counted[model.id]
+            assert counts.calls == counted, f"{model} has {counts} calls, and got {counted}"
+            in_flight = sum(worker.in_flight for worker in [*model.workers.values(), *model.earlier])
+            ended = counts.succeeded + counts.errors + counts.cancelled
+            assert counts.calls == ended + in_flight, f"{model} has {counts}, and {in_flight} in flight"
+            before = self.counts.get(model.id, Counts())
+            assert all(now >= then for now, then in zip(counts, before, strict=True)), f"{before} became {counts}"
+            self.counts[model.id] = counts
             assert (model.used_s or 0.0) >= self.used_directly_s.get(model.generation, 0.0), model
         return effects
 
     def _carry_out(self, effect: fx.Effect) -> None:
         if isinstance(effect, fx.ForwardCall):
-            self.counted[self.processes[effect.worker_id].generation] += 1
+            self.counted[self.processes[effect.worker_id].model_id] += 1
         elif isinstance(effect, fx.CloseLanes):
             lane = self.processes[effect.worker_id].lane
             assert lane is not None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostd import HostError, MethodInfo, ModelInfo, TensorInfo, WorkerInfo
+from hostd import HostError, MethodInfo, ModelInfo, TensorInfo
 from hostd.fronts.datatypes import DTYPES
 from hostd.fronts.errors import MethodNotAllowedError, NoSuchRouteError
 from hostd.fronts.oip import describing, generate, protocol
@@ -314,11 +314,17 @@ def test_metadata_is_of_the_declared_inputs_and_outputs():
 
 
 def test_calls_in_flight_count_neither_as_well_nor_as_failed():
-    workers = (WorkerInfo(1, 10, "READY", in_flight=2),)
-    info = ModelInfo("m", "READY", None, "t", calls=10, errors=3, workers=workers, last_used_s=1.5)
+    counts = {"calls": 11, "errors": 3, "cancelled": 1, "succeeded": 5, "success_ns": 50, "fail_ns": 30}
+    ran = {"executions": 7, "queue_ns": 6, "compute_ns": 40}
+    info = ModelInfo("m", "READY", None, "t", last_used_s=1.5, **counts, **ran)
     found = describing.model_statistics(info)
-    assert found["inference_stats"] == {"success": {"count": 5}, "fail": {"count": 3}}
-    assert (found["execution_count"], found["last_inference"]) == (5, 1500)
+    assert found["inference_stats"] == {
+        "success": {"count": 5, "ns": 50},
+        "fail": {"count": 3, "ns": 30},
+        "queue": {"count": 7, "ns": 6},
+        "compute_infer": {"count": 7, "ns": 40},
+    }
+    assert (found["inference_count"], found["execution_count"], found["last_inference"]) == (5, 7, 1500)
     assert "last_inference" not in describing.model_statistics(ModelInfo("m", "EVICTED", None, "t"))
 
 

@@ -33,9 +33,9 @@ class Rig:
         os.set_inheritable(fd, True)
         self.process = supervisor.start(pass_fds=(fd,))
         supervisor.receive()
-        told = {"path": self.path, "secret": SECRET, "page_fd": fd, "model_id": "m", "max_in_flight": 64}
+        told = {"path": self.path, "secret": SECRET, "model_id": "m", "max_in_flight": 64}
         told |= {"max_in_flight_bytes": 1 << 30, "max_message_bytes": 1 << 28, "spin_s": 0.0, **limits}
-        loaded = msg.unpack_map(supervisor.load(source, lane=told))
+        loaded = msg.unpack_map(supervisor.load(source, lane=told, page_fd=fd))
         assert loaded["lane"] is True
         self.page = page.Page(fd, sorted(loaded["methods"]))
         os.close(fd)

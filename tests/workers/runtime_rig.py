@@ -9,6 +9,7 @@ from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode, encode_call
 from hostd_workers.wire.errors import HostError
+from hostd_workers.wire.lane.page import Writer
 
 
 class Rig:
@@ -17,7 +18,7 @@ class Rig:
     def __init__(self, model, send=None, **limits):
         self.sent = []
         send = send or (lambda frames: self.sent.append(wire.unpack(frames)))
-        self.runtime = Runtime(methods_of(model, None), send, **limits)
+        self.runtime = Runtime(methods_of(model, None), send, Writer(None, ()), **limits)
 
     def call(self, id, method, *args, kind=msg.CALL, trace=None, window=0, kwargs=None, deadline_ms=None):
         body, buffers = encode_call(args, kwargs or {})

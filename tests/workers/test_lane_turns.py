@@ -42,12 +42,12 @@ class Here:
             "path": path,
             "spin_s": 0.0,
             "secret": SECRET,
-            "page_fd": page.new(),
             "model_id": "m",
             "max_in_flight": CALLS,
         }
         told |= {"max_in_flight_bytes": 1 << 30, "max_message_bytes": 1 << 28}
-        self.lanes = Lanes(told, methods_of(Model(), None))
+        methods = methods_of(Model(), None)
+        self.lanes = Lanes(told, methods, page.Writer(None, sorted(methods)))
         self.client = Client(path)
         self.client.send(wire.pack(msg.LANE_HELLO, 0, SECRET))
         self.answered: list[int] = []

@@ -64,13 +64,12 @@ class Alone:
             "path": self.path,
             "spin_s": 0.0,
             "secret": SECRET,
-            "page_fd": os.dup(fd),
             "model_id": "m",
             "max_in_flight": 4,
         }
         told |= {"max_in_flight_bytes": 1_000_000, "max_message_bytes": 1 << 24}
         methods = methods_of(self.model, None)
-        self.lanes = Lanes(told, methods)
+        self.lanes = Lanes(told, methods, page.Writer(fd, sorted(methods)))
         self.page: Page = page.Page(fd, sorted(methods))
         os.close(fd)
         self.clients: list[Client] = []
@@ -191,7 +190,8 @@ def test_a_stream_is_cancelled_and_given_credit(alone: Alone) -> None:
     client.send(wire.pack(msg.CANCEL, 1))
     alone.work()
     assert client.receive().kind == msg.ERROR
-    assert alone.page.figures().failed == 1
+    figures = alone.page.figures()
+    assert (figures.cancelled, figures.failed, figures.executions) == (1, 0, 1)
 
 
 @pytest.mark.parametrize("bad", [wire.pack(msg.LOAD, 1), [b"\0"]], ids=["another's kind", "no message"])
@@ -202,7 +202,7 @@ def test_what_no_client_sends_ends_the_connection_and_its_calls(alone: Alone, ba
     client.send([*bad])
     alone.look()
     figures = alone.page.figures()
-    assert (figures.connections, figures.begun, figures.failed, figures.in_flight) == (1, 1, 1, 0)
+    assert (figures.connections, figures.begun, figures.cancelled, figures.in_flight) == (1, 1, 1, 0)
     assert client.is_ended()
     other.call("echo", 1, id=2)
     alone.work()
@@ -320,13 +320,12 @@ def test_a_path_that_somebody_has_cannot_be_listened_at(alone: Alone) -> None:
         "path": alone.path,
         "spin_s": 0.0,
         "secret": SECRET,
-        "page_fd": page.new(),
         "model_id": "m",
         "max_in_flight": 1,
     }
     told |= {"max_in_flight_bytes": 1, "max_message_bytes": 1}
     with pytest.raises(OSError, match="in use"):
-        Lanes(told, methods_of(alone.model, None))
+        Lanes(told, methods_of(alone.model, None), page.Writer(None, ()))
     assert len(os.listdir("/proc/self/fd")) == before
 
 

@@ -293,7 +293,7 @@ def test_without_a_lane_a_worker_says_at_once_that_it_is_closed(supervisor: Supe
 def test_a_path_that_cannot_be_used_is_no_reason_to_fail(supervisor: Supervisor, tmp_path: Path) -> None:
     supervisor.start()
     supervisor.receive()
-    told: dict[str, Any] = {"path": str(tmp_path / "missing" / "lane"), "secret": b"s", "page_fd": 0, "model_id": "m"}
+    told: dict[str, Any] = {"path": str(tmp_path / "missing" / "lane"), "secret": b"s", "model_id": "m"}
     told |= {"spin_s": 0.0, "max_in_flight": 1, "max_in_flight_bytes": 1, "max_message_bytes": 1}
     answer = supervisor.load(PLAIN, lane=told)
     assert answer.kind == msg.LOADED

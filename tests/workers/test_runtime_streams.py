@@ -172,7 +172,9 @@ def test_a_cancel_between_two_items_closes_the_generator_there(rig, model):
 def test_a_stream_past_its_deadline_is_closed_and_ended(rig, model, monkeypatch):
     rig.stream(1, "generate", 100, window=1, deadline_ms=60_000)
     assert rig.run().take() == items(0)
-    monkeypatch.setattr("hostd_workers.calls.runtime.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 60))
+    monkeypatch.setattr(
+        "hostd_workers.calls.runtime.time", SimpleNamespace(monotonic_ns=lambda: time.monotonic_ns() + 60 * 10**9)
+    )
     rig.credit(1, 10)
     assert rig.run().brief() == [too_late(1)]
     assert model.log[-1] == "g closed"
