@@ -30,7 +30,8 @@ ECHO = """
 
 FIGURES = {
     **dict.fromkeys(("size", "last_used_s", "latency_p50_s", "latency_p99_s")),
-    **dict.fromkeys(("calls", "errors", "charge_bytes", "reserved_bytes"), 0),
+    **dict.fromkeys(("calls", "errors", "cancelled", "succeeded", "executions", "charge_bytes", "reserved_bytes"), 0),
+    **dict.fromkeys(("success_ns", "fail_ns", "queue_ns", "compute_ns"), 0),
     "size_source": "",
 }
 
