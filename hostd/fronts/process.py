@@ -21,6 +21,11 @@ from typing import Any, Final, NoReturn
 from hostd_workers.wire.errors import HostError
 
 ORDER_VARIABLE: Final = "HOSTD_FRONT"
+"""What a front is told, as JSON."""
+
+SERVES: Final = b"serves"
+"""What a front says when it does; anything else is why it does not."""
+
 PR_SET_PDEATHSIG: Final = 1
 _SERVERS: Final = {
     "http": "hostd.fronts.http_server",
@@ -28,8 +33,6 @@ _SERVERS: Final = {
     "modelmesh": "hostd.fronts.modelmesh.server",
 }
 """By kind the module whose `serve` takes the order and what says that it serves, and returns when a signal ends it."""
-
-_SERVES: Final = b"serves"
 
 
 def run() -> NoReturn:
@@ -42,7 +45,7 @@ def run() -> NoReturn:
         level=logging.WARNING, format=f"%(asctime)s %(levelname)s front {order['kind']}: %(message)s", stream=sys.stderr
     )
     try:
-        import_module(_SERVERS[order["kind"]]).serve(order, partial(_say, order["word_fd"], _SERVES))
+        import_module(_SERVERS[order["kind"]]).serve(order, partial(_say, order["word_fd"], SERVES))
     except (HostError, OSError, ImportError) as error:
         _say(order["word_fd"], str(error).encode())
         sys.exit(1)

@@ -27,6 +27,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from hostd.config.values import is_loopback
+from hostd.fronts.process import ORDER_VARIABLE, SERVES
 from hostd.shell.listening import listening
 from hostd.shell.own_log import about
 from hostd.shell.processes.environment import oom_score_adj_of_workers
@@ -45,12 +46,6 @@ if TYPE_CHECKING:
     from hostd.config.settings import HostConfig
 
 _log = logging.getLogger(__name__)
-
-ORDER_VARIABLE: Final = "HOSTD_FRONT"
-"""What a front is told, as JSON."""
-
-SERVES: Final = b"serves"
-"""What a front says when it does; anything else is why it does not."""
 
 _RUN: Final = "import sys; sys.path[:] = filter(None, sys.path); from hostd.fronts.process import run; run()"
 """With `-c` the current directory comes first on the path, as "", and a `queue.py` there would be executed."""
