@@ -20,10 +20,13 @@ import grpc.aio
 from hostd import AsyncClient
 from hostd.fronts.access import Access, Role, read_tokens
 from hostd.fronts.oip.grpc.services import handlers
+from hostd.fronts.process import SERVES
 from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+
+    from hostd.fronts.process import Words
 
     Services: TypeAlias = Callable[[AsyncClient, Access, int], Awaitable[list[grpc.GenericRpcHandler]]]
 
@@ -43,7 +46,7 @@ async def _inference(client: AsyncClient, access: Access, max_body_bytes: int) -
     return handlers(client, access, max_body_bytes)
 
 
-def serve(order: Mapping[str, Any], say_ready: Callable[[], None], services: Services = _inference) -> None:
+def serve(order: Mapping[str, Any], words: Words, services: Services = _inference) -> None:
     """Serve what `services` returns, by default the Open Inference Protocol, until a signal ends it.
 
     Raises `HostError` if the tokens cannot be read or the address cannot be bound, OSError for a certificate.
@@ -52,12 +55,11 @@ def serve(order: Mapping[str, Any], say_ready: Callable[[], None], services: Ser
         host, port = kept.getsockname()[:2]
     access = Access(Role.named(order["anonymous"]), _tokens(order["tokens"]))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    asyncio.run(_serve(order, address, access, say_ready, services))
+    asyncio.run(_serve(order, address, access, words, services))
 
 
-async def _serve(
-    order: Mapping[str, Any], address: str, access: Access, say_ready: Callable[[], None], services: Services
-) -> None:
+async def _serve(order: Mapping[str, Any], address: str, access: Access, words: Words, services: Services) -> None:
+    words.beat()
     is_ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, is_ended.set)
@@ -80,7 +82,7 @@ async def _serve(
         except RuntimeError as error:  # all that gRPC says
             raise FailedPreconditionError(f"{address} cannot be bound: {error}") from None
         await server.start()
-        say_ready()
+        words.say(SERVES)
         await is_ended.wait()
         await server.stop(_GRACE_S)
 

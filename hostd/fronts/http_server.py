@@ -24,9 +24,12 @@ from hostd import AsyncClient
 from hostd.config.values import is_loopback
 from hostd.fronts.access import Access, Role, guarded, local_hosts, read_tokens
 from hostd.fronts.app import app
+from hostd.fronts.process import SERVES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Coroutine, Mapping
+
+    from hostd.fronts.process import Words
 
 HEAD_S: Final = 30.0
 """What a slow network needs for a head is a second or two."""
@@ -47,7 +50,7 @@ _BACKLOG: Final = 4096
 _GRACE_S: Final = 2
 
 
-def serve(order: Mapping[str, Any], say_ready: Callable[[], None]) -> None:
+def serve(order: Mapping[str, Any], words: Words) -> None:
     """Serve until a signal ends it. Raises `HostError` if the tokens cannot be read, OSError for a certificate."""
     listener = socket.socket(fileno=order["listen_fd"])
     host = str(listener.getsockname()[0])
@@ -57,7 +60,7 @@ def serve(order: Mapping[str, Any], say_ready: Callable[[], None]) -> None:
         local_hosts(host) if is_loopback(f"{host}:0") else None,
     )
     with contextlib.suppress(KeyboardInterrupt):  # how uvicorn passes SIGINT on
-        _run(_serve(order, listener, access, say_ready))
+        _run(_serve(order, listener, access, words))
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
@@ -69,9 +72,8 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
         uvloop.run(main)
 
 
-async def _serve(
-    order: Mapping[str, Any], listener: socket.socket, access: Access, say_ready: Callable[[], None]
-) -> None:
+async def _serve(order: Mapping[str, Any], listener: socket.socket, access: Access, words: Words) -> None:
+    words.beat()
     async with AsyncClient(order["endpoint"]) as client:
         config = uvicorn.Config(
             guarded(app(client, max_body_bytes=order["max_body_bytes"]), access),
@@ -89,19 +91,19 @@ async def _serve(
             ssl_keyfile=order["key"],
         )
         server = Server(config)
-        server.say_ready = say_ready
+        server.words = words
         await server.serve(sockets=[listener])
 
 
 class Server(uvicorn.Server):
     """A server that says when it serves."""
 
-    say_ready: Callable[[], None]
+    words: Words
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to serve."""
         await super().startup(sockets)
-        self.say_ready()
+        self.words.say(SERVES)
 
 
 class BoundedProtocol(HttpToolsProtocol):

@@ -6,6 +6,7 @@ other. What is served by which front is in the modules of `_SERVERS`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import json
@@ -13,7 +14,6 @@ import logging
 import os
 import signal
 import sys
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -26,13 +26,38 @@ ORDER_VARIABLE: Final = "HOSTD_FRONT"
 SERVES: Final = b"serves"
 """What a front says when it does; anything else is why it does not."""
 
+BEAT: Final = b"\0"
+"""What a front says again and again, from its event loop: it is not stuck. No other word has it."""
+
 PR_SET_PDEATHSIG: Final = 1
 _SERVERS: Final = {
     "http": "hostd.fronts.http_server",
     "grpc": "hostd.fronts.grpc_server",
     "modelmesh": "hostd.fronts.modelmesh.server",
 }
-"""By kind the module whose `serve` takes the order and what says that it serves, and returns when a signal ends it."""
+"""By kind the module whose `serve` takes the order and the `Words`, and returns when a signal ends it."""
+
+
+class Words:
+    """What a front tells its host, over a pipe."""
+
+    def __init__(self, fd: int, beat_s: float) -> None:
+        """Take the pipe, and the seconds between two beats."""
+        self._fd = fd
+        self._beat_s = beat_s
+
+    def __repr__(self) -> str:
+        return f"<Words {self._fd}>"
+
+    def say(self, word: bytes) -> None:
+        """Tell a word; nothing if the pipe is full, because the host stands still, or closed, because it ends."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._fd, word)
+
+    def beat(self) -> None:
+        """Tell from now on that this event loop runs. Call it in the loop."""
+        self.say(BEAT)
+        asyncio.get_running_loop().call_later(self._beat_s, self.beat)
 
 
 def run() -> NoReturn:
@@ -44,18 +69,13 @@ def run() -> NoReturn:
     logging.basicConfig(
         level=logging.WARNING, format=f"%(asctime)s %(levelname)s front {order['kind']}: %(message)s", stream=sys.stderr
     )
+    words = Words(order["word_fd"], order["beat_s"])
     try:
-        import_module(_SERVERS[order["kind"]]).serve(order, partial(_say, order["word_fd"], SERVES))
+        import_module(_SERVERS[order["kind"]]).serve(order, words)
     except (HostError, OSError, ImportError) as error:
-        _say(order["word_fd"], str(error).encode())
+        words.say(str(error).encode())
         sys.exit(1)
     sys.exit(0)
-
-
-def _say(fd: int, word: bytes) -> None:
-    """Tell the host that this front serves, or why not."""
-    os.write(fd, word)
-    os.close(fd)
 
 
 def _end_with(parent: int) -> None:

@@ -9,6 +9,8 @@ Rules
    process group of its own, so a terminal's Ctrl-C is not for it.
 3. A front says when it serves, or why it does not. At the start of the host that ends the start; a front that ends
    later is started again, each time later if it keeps ending, and that is told as a trouble of the host.
+4. A front says all the time that its event loop runs. One that has said nothing between `_SILENT_LOOKS` looks is
+   killed. Looks are counted and not seconds: a supervisor that stood still has looked once, and blames nobody.
 
 What a front does is in `hostd.fronts`; here it is a command, a socket, and a process.
 """
@@ -24,10 +26,11 @@ import os
 import select
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from hostd.config.values import is_loopback
-from hostd.fronts.process import ORDER_VARIABLE, SERVES
+from hostd.fronts.process import BEAT, ORDER_VARIABLE, SERVES
 from hostd.shell.listening import listening
 from hostd.shell.own_log import about
 from hostd.shell.processes.environment import oom_score_adj_of_workers
@@ -80,14 +83,27 @@ _STABLE_S: Final = 60.0
 
 _TOLD_AFTER: Final = 3
 _END_S: Final = 3.0
-"""What a front gets for the answers that it has begun, when the models are gone already."""
+"""What all fronts get for the answers that they have begun, when the models are gone already."""
+
+_LOOK_S: Final = 5.0
+"""Between two looks at what fronts have said, and between two beats of theirs."""
+
+_SILENT_LOOKS: Final = 6
+"""A machine that is short of everything stalls a process for 10 s, and to read the largest body takes as long."""
+
+_STARTING_LOOKS: Final = 24
+"""To start takes a second; with a cold disk and 20 models that load beside it, a minute."""
+
+_SILENT_TOLD: Final = 2
+"""Looks without a beat after which that is told."""
 
 
 @dataclass(eq=False)
 class _Front:
     """One front: where it listens, and its process; `ends` counts how often it has ended soon.
 
-    `word_fd` reads what it says of its start, "" until then; `first` is what the host waits for.
+    `word_fd` reads what it says; `first` is what the host's start waits for. `silent_looks` counts those since its last
+    beat, of which it may have `allowed_looks`.
     """
 
     name: str
@@ -100,6 +116,12 @@ class _Front:
     started_s: float = 0.0
     ends: int = 0
     last_end: str = ""
+    silent_looks: int = 0
+    allowed_looks: int = _STARTING_LOOKS
+
+    @property
+    def silence(self) -> str:
+        return f"its event loop stands still for {self.silent_looks * _LOOK_S:.0f} s"
 
 
 class Fronts(Closing):
@@ -123,6 +145,7 @@ class Fronts(Closing):
                 scheme = protocol if config.fronts.certificate is None else f"{protocol}s"
                 url = f"{scheme}://{host}:{listener.getsockname()[1]}"
                 self._known[name] = _Front(name, listener, url, loop.create_future())
+        self._looking = loop.call_later(_LOOK_S, self._look)
 
     def __repr__(self) -> str:
         return f"<Fronts {self.urls}>"
@@ -135,11 +158,18 @@ class Fronts(Closing):
     @property
     def troubles(self) -> list[str]:
         """Return why a front does not serve as it should."""
-        return [
+        ending = [
             f"the {front.name} front ends again and again: {front.last_end}; its words are in the host's log"
             for front in self._known.values()
             if front.ends >= _TOLD_AFTER
         ]
+        silent = [
+            f"the {front.name} front (process {front.pid}) does not answer: {front.silence}; after "
+            f"{front.allowed_looks * _LOOK_S:.0f} s it is killed and started again"
+            for front in self._known.values()
+            if front.silent_looks >= _SILENT_TOLD
+        ]
+        return ending + silent
 
     async def start(self) -> None:
         """Start all fronts, and return when they serve. Call it in the thread that ends with the process.
@@ -155,6 +185,7 @@ class Fronts(Closing):
     def close(self) -> None:
         """End all fronts, and stop listening."""
         self._is_closed = True
+        self._looking.cancel()
         for waiting in self._waiting.values():
             waiting.cancel()
         for front in self._known.values():
@@ -163,9 +194,10 @@ class Fronts(Closing):
                 self._forget_word(front)
                 self._loop.remove_reader(front.pidfd)
                 signal.pidfd_send_signal(front.pidfd, signal.SIGTERM)
+        end_s = time.monotonic() + _END_S
         for front in self._known.values():
             if front.pidfd >= 0:
-                _see_it_end(front)
+                _see_it_end(front, end_s)
 
     def _start(self, front: _Front) -> None:
         self._waiting.pop(front.name, None)
@@ -177,17 +209,31 @@ class Fronts(Closing):
             self._start_later(front)
             return
         front.started_s, front.last_end = self._loop.time(), ""
+        front.silent_looks, front.allowed_looks = 0, _STARTING_LOOKS
         self._loop.add_reader(front.pidfd, self._on_exit, front)
         self._loop.add_reader(front.word_fd, self._on_word, front)
 
     def _on_word(self, front: _Front) -> None:
         said = os.read(front.word_fd, _WORD_BYTES)
-        self._forget_word(front)
-        if said == SERVES:
+        if not said:
+            self._forget_word(front)
+        front.silent_looks = 0
+        word = said.replace(BEAT, b"")
+        if word == SERVES:
             _log.info("front %s serves at %s", front.name, front.url, extra=about(pid=front.pid))
+            front.allowed_looks = _SILENT_LOOKS
             self._decide(front, "")
-        else:  # nothing, if it has ended without a word
-            front.last_end = said.decode("utf-8", "replace")
+        elif word:
+            front.last_end = word.decode("utf-8", "replace")
+
+    def _look(self) -> None:
+        self._looking = self._loop.call_later(_LOOK_S, self._look)
+        for front in self._known.values():
+            if front.pidfd >= 0:
+                front.silent_looks += 1
+                if front.silent_looks >= front.allowed_looks:
+                    front.last_end = front.silence
+                    signal.pidfd_send_signal(front.pidfd, signal.SIGKILL)
 
     def _forget_word(self, front: _Front) -> None:
         if front.word_fd >= 0:
@@ -209,6 +255,7 @@ class Fronts(Closing):
             "endpoint": self._config.endpoint,
             "listen_fd": _LISTEN_FD,
             "word_fd": _WORD_FD,
+            "beat_s": _LOOK_S,
             "parent": os.getpid(),
             "oom_score_adj": oom_score_adj_of_workers(),
             "anonymous": anonymous,
@@ -222,6 +269,8 @@ class Fronts(Closing):
         self._loop.remove_reader(front.pidfd)
         if front.word_fd >= 0:  # its last word and its end come together
             self._on_word(front)
+            self._forget_word(front)
+        front.silent_looks = 0
         front.last_end = front.last_end or describe_exit(front.pidfd) or "of its own will"
         _reap(front)
         self._decide(front, front.last_end)
@@ -274,7 +323,12 @@ def _spawned(front: _Front, order: Mapping[str, Any]) -> tuple[int, int, int]:
             setsigmask=[],
             setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
         )
-        pidfd = os.pidfd_open(pid)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:  # no descriptor is left, say; nobody would see how it ends
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         ours.pop_all()
     return pid, pidfd, word_read
 
@@ -285,9 +339,9 @@ def _reap(front: _Front) -> None:
     front.pidfd = -1
 
 
-def _see_it_end(front: _Front) -> None:
+def _see_it_end(front: _Front, end_s: float) -> None:
     poller = select.poll()
     poller.register(front.pidfd, select.POLLIN)
-    if not poller.poll(_END_S * 1000):
+    if not poller.poll(max(end_s - time.monotonic(), 0) * 1000):
         signal.pidfd_send_signal(front.pidfd, signal.SIGKILL)
     _reap(front)

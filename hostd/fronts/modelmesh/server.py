@@ -18,21 +18,22 @@ from hostd.fronts.oip.grpc.services import handlers
 from hostd.fronts.oip.grpc.serving import served
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import grpc
 
     from hostd import AsyncClient
     from hostd.fronts.access import Access
+    from hostd.fronts.process import Words
 
 
-def serve(order: Mapping[str, Any], say_ready: Callable[[], None]) -> None:
+def serve(order: Mapping[str, Any], words: Words) -> None:
     """Serve until a signal ends it.
 
     Raises as `grpc_server.serve`, `InvalidArgumentError` for an environment that is wrong, and
     `FailedPreconditionError` if there is no capacity that ModelMesh could be told.
     """
-    grpc_server.serve(order, say_ready, _services)
+    grpc_server.serve(order, words, _services)
 
 
 async def _services(client: AsyncClient, access: Access, max_body_bytes: int) -> list[grpc.GenericRpcHandler]:
