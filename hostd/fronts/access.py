@@ -15,6 +15,7 @@ Does not cover which role a request needs: applications know that, and call `req
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import hashlib
 import logging
@@ -33,6 +34,7 @@ from hostd_workers.wire.errors import (
     InternalError,
     InvalidArgumentError,
     PermissionDeniedError,
+    UnavailableError,
 )
 
 if TYPE_CHECKING:
@@ -158,7 +160,10 @@ def guarded(app: App, access: Access) -> App:
 
 
 async def _answered(app: App, scope: Scope, receive: Receive, send: Send) -> None:
-    """Have an application answer; a defect of ours is told as the errors are, if nothing was sent yet."""
+    """Have an application answer; a defect of ours, and an end of the server, are told as the errors are.
+
+    If nothing was sent yet.
+    """
     has_begun = False
 
     async def sent(message: Message) -> None:
@@ -168,6 +173,12 @@ async def _answered(app: App, scope: Scope, receive: Receive, send: Send) -> Non
 
     try:
         await app(scope, receive, sent)
+    except asyncio.CancelledError:  # by the server, which ends
+        if has_begun or scope["type"] != "http":
+            raise
+        await asgi.send_response(
+            send, error_response(UnavailableError("this front ends; another one starts: ask again"))
+        )
     except Exception:
         _log.exception("a defect; please report it")
         if has_begun or scope["type"] != "http":

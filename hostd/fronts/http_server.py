@@ -48,6 +48,8 @@ _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection
 _OF_UPGRADE: Final = (b"upgrade", b"connection", b"http2-settings")
 _BACKLOG: Final = 4096
 _GRACE_S: Final = 2
+_LAST_WORDS_S: Final = 0.5
+"""With the grace it is less than the host gives a front to end."""
 
 
 def serve(order: Mapping[str, Any], words: Words) -> None:
@@ -96,7 +98,7 @@ async def _serve(order: Mapping[str, Any], listener: socket.socket, access: Acce
 
 
 class Server(uvicorn.Server):
-    """A server that says when it serves."""
+    """A server that says when it serves, and at its end lets what it has cancelled say so to its clients."""
 
     words: Words
 
@@ -104,6 +106,12 @@ class Server(uvicorn.Server):
         """Begin to serve."""
         await super().startup(sockets)
         self.words.say(SERVES)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, before uvicorn ends the process by the signal that it got."""
+        await super().shutdown(sockets)
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=_LAST_WORDS_S)
 
 
 class BoundedProtocol(HttpToolsProtocol):

@@ -1,4 +1,4 @@
-"""The processes of a host's fronts."""
+"""The processes of a host's fronts, and a model whose calls end when the test says so."""
 
 import os
 import signal
@@ -19,3 +19,25 @@ def kill_front(host):
     pid = front_of(host)
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: front_of(host) not in (None, pid), "there is another front")
+
+
+HELD = """
+import pathlib, time
+def load(path):
+    def held(x):
+        while not (pathlib.Path(path) / "go on").exists():
+            time.sleep(0.01)
+        return x
+    return held
+"""
+
+
+def has_calls(host, count=1):
+    """Wait until so many calls of the model `m` are in flight."""
+    client = host.client()
+    eventually(lambda: client.get_model("m").workers[0].in_flight == count, f"{count} calls are in flight")
+
+
+def go_on(path):
+    """Let the calls of a `HELD` model end."""
+    (Path(path) / "go on").touch()

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from front_process_rig import front_of, kill_front
+from front_process_rig import HELD, front_of, go_on, has_calls, kill_front
 from helpers import PATIENCE_S, eventually
 
 import hostd
@@ -181,6 +181,31 @@ def test_a_front_ends_with_its_host(fronted, victim):
     pid = front_of(host)
     os.kill(host.pid, signal.SIGKILL if victim == "supervisor" else signal.SIGTERM)
     eventually(lambda: has_ended(pid), "the front has ended")
+
+
+@pytest.mark.parametrize("asked", ["/v2/models/m/infer", "/v1/models/m/call", "a body that has begun"])
+def test_what_a_front_that_ends_has_not_answered_is_to_be_asked_again(fronted, model_dir, asked):
+    host, path = fronted(), model_dir(HELD)
+    host.client().load_model("m", path)
+    connection = http.client.HTTPConnection(url_of(host).removeprefix("http://"), timeout=PATIENCE_S)
+    tensor = {"name": "x", "datatype": "INT64", "shape": [1], "data": [1]}
+    body = json.dumps({"inputs": [tensor]} if "infer" in asked else {"args": [1]})
+    if asked.startswith("/"):
+        connection.request("POST", asked, body, {"Content-Type": "application/json"})
+        has_calls(host)
+    else:
+        connection.putrequest("POST", "/v2/models/m/infer")
+        connection.putheader("Content-Length", "1000")
+        connection.endheaders(b"x")
+        assert status_of(url_of(host)) == 200, "it has read this, too"
+    pid = front_of(host)
+    os.kill(pid, signal.SIGTERM)
+    answer = connection.getresponse()
+    assert (answer.status, json.load(answer)["status"]) == (503, "UNAVAILABLE")
+    assert answer.getheader("Retry-After") == "1"
+    connection.close()
+    go_on(path)
+    eventually(lambda: front_of(host) not in (None, pid), "there is another front")
 
 
 def test_models_that_end_do_not_take_the_front_along(fronted, model_dir):

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("tritonclient.grpc", reason="asked as its clients do")
 
 import tritonclient.grpc as triton
-from front_process_rig import front_of, kill_front
+from front_process_rig import HELD, front_of, go_on, has_calls, kill_front
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_rig import given, stub_of, target_of
@@ -132,6 +132,20 @@ def test_a_port_is_free_again_for_the_next_host(fronted, asking):
     assert asking(host).is_server_live()
     host.stop()
     assert asking(fronted(grpc=port)).is_server_live()
+
+
+def test_what_a_front_that_ends_has_not_answered_is_to_be_asked_again(fronted, model_dir):
+    host, path = fronted(), model_dir(HELD)
+    host.client().load_model("m", path)
+    with stub_of(target_of(host)) as stub:
+        tensor = service_pb2.ModelInferRequest.InferInputTensor(name="x", datatype="INT64", shape=[1])
+        tensor.contents.int64_contents.append(1)
+        waiting = stub.ModelInfer.future(service_pb2.ModelInferRequest(model_name="m", inputs=[tensor]))
+        has_calls(host)
+        os.kill(front_of(host), signal.SIGTERM)
+        error = waiting.exception(PATIENCE_S)
+        go_on(path)
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
 # Who may
