@@ -256,10 +256,16 @@ class FrontsConfig(_Section):
     max_body_bytes: Bytes = 2**28
     """Bytes of one request's body, unpacked. 256 MiB holds a batch of 400 colour images of 224 by 224 as float32."""
 
+    max_bodies_bytes: Bytes | None = None
+    """Bytes of the bodies of all requests together that one front holds until they are answered; beyond it requests are
+    refused, with 503 over HTTP and RESOURCE_EXHAUSTED over gRPC. Unset: four of the largest."""
+
     @model_validator(mode="after")
     def _nobody_is_let_in_by_mistake(self) -> FrontsConfig:
         if self.key is not None and self.certificate is None:
             raise ValueError("fronts.key is of a certificate: set fronts.certificate too")
+        if self.max_bodies_bytes is not None and self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError("fronts.max_bodies_bytes must be at least max_body_bytes, or the largest never fits")
         for name, address in (("http", self.http), ("grpc", self.grpc), ("modelmesh", self.modelmesh)):
             if address is not None and self.anonymous is None and self.tokens is None and not is_loopback(address):
                 raise ValueError(

@@ -84,7 +84,8 @@ SETTINGS: Final[dict[str, Setting | dict[str, Setting]]] = {
         "tokens": Setting(None, kind="path"),
         "certificate": Setting(None, kind="path"),
         "key": Setting(None, kind="path"),
-        "max_body_bytes": Setting(268435456, kind="int", read="size", bounds=(("ge", 4096),)),
+        "max_body_bytes": Setting(268435456),
+        "max_bodies_bytes": Setting(None),
     },
     "limits": {
         "max_message_bytes": Setting(1073741824),

@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
+from hostd.fronts.bodies import hold
 from hostd.fronts.errors import body_of, headers_of, http_status_of
 from hostd.fronts.json_text import json_of
-from hostd_workers.wire.errors import HostError, MessageTooLargeError
+from hostd_workers.wire.errors import HostError, MessageTooLargeError, ResourceExhaustedError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -57,7 +58,7 @@ def header_of(scope: Mapping[str, Any], name: bytes) -> bytes | None:
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     """Return the body of a request.
 
-    Raises `MessageTooLargeError` as soon as it is over `max_bytes`, and `DisconnectedError`.
+    Raises `MessageTooLargeError` as soon as it is over `max_bytes`, `FrontFullError`, and `DisconnectedError`.
     """
     announced = header_of(scope, b"content-length")
     if announced is not None and announced.isdigit() and int(announced) > max_bytes:
@@ -72,10 +73,15 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
             raise DisconnectedError
         part = message.get("body", b"")
         size += len(part)
-        if size > max_bytes:
+        try:
+            if size > max_bytes:
+                raise too_large(size, max_bytes)
+            hold(len(part))
+        except ResourceExhaustedError:
+            parts.clear()
             if message.get("more_body", False):
                 await drain(receive)
-            raise too_large(size, max_bytes)
+            raise
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -11,6 +11,7 @@ import zlib
 from typing import Final
 
 from hostd.fronts.asgi import too_large
+from hostd.fronts.bodies import hold
 from hostd.fronts.errors import UnsupportedMediaTypeError
 from hostd_workers.wire.errors import InvalidArgumentError
 
@@ -25,12 +26,15 @@ MIN_BYTES: Final = 1400
 IN_THREAD_BYTES: Final = 256 * 1024
 """From this size on (about a millisecond) the event loop must not wait for the work."""
 
+_PART_BYTES: Final = 16 << 20
+"""What is inflated before it is counted; each part costs a copy of what is left of the body."""
+
 
 async def inflated(body: bytes, encoding: bytes | None, max_bytes: int) -> bytes:
     """Return the body of a request with this `Content-Encoding`.
 
-    Raises `UnsupportedMediaTypeError`, `InvalidArgumentError` for what is damaged, and `MessageTooLargeError` when it
-    gets larger than `max_bytes`.
+    Raises `UnsupportedMediaTypeError`, `InvalidArgumentError` for what is damaged, `MessageTooLargeError` when it gets
+    larger than `max_bytes`, and `FrontFullError`.
     """
     name = "" if encoding is None else encoding.decode("latin-1").strip().lower()
     if name in ("", "identity"):
@@ -79,12 +83,13 @@ def _inflate(body: bytes, name: str, max_bytes: int) -> bytes:
         member = zlib.decompressobj(bits)
         while not member.eof:
             try:
-                part = member.decompress(rest, max_bytes - size + 1)
+                part = member.decompress(rest, min(max_bytes - size + 1, _PART_BYTES))
             except zlib.error as error:
                 raise InvalidArgumentError(f"the body of the request is not {name}: {error}") from None
             size += len(part)
             if size > max_bytes:
                 raise too_large(size, max_bytes)
+            hold(len(part))
             parts.append(part)
             rest = member.unconsumed_tail
             if not rest and not part and not member.eof:

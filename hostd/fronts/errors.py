@@ -16,6 +16,7 @@ from hostd_workers.wire.errors import (
     InvalidArgumentError,
     MessageTooLargeError,
     NotFoundError,
+    ResourceExhaustedError,
     Status,
     UnimplementedError,
     sayable,
@@ -64,6 +65,10 @@ class UnsupportedMediaTypeError(InvalidArgumentError):
     """A body is of a type, or compressed in a way, that a front does not know."""
 
 
+class FrontFullError(ResourceExhaustedError):
+    """A front holds as much of requests as it may; another one would be taken later."""
+
+
 class UnauthenticatedError(HostError):
     """The caller has not said who it is, or with a token that is not known."""
 
@@ -71,9 +76,10 @@ class UnauthenticatedError(HostError):
 
 
 _OF_KIND: Final[Mapping[type[HostError], int]] = MappingProxyType(
-    {MethodNotAllowedError: 405, MessageTooLargeError: 413, UnsupportedMediaTypeError: 415}
+    {MethodNotAllowedError: 405, MessageTooLargeError: 413, UnsupportedMediaTypeError: 415, FrontFullError: 503}
 )
-"""Kinds of error that HTTP has a status of its own for: what is too large stays so, however often it is tried."""
+"""Kinds of error that HTTP has a status of its own for: what is too large stays so, however often it is tried,
+and a front that is full has had enough of all its clients, not of this one."""
 
 IS_TRUSTED: ContextVar[bool] = ContextVar("IS_TRUSTED", default=True)
 """Whether whoever made the request of this context may load models (`hostd.fronts.access`), and so see what is inside
@@ -94,7 +100,7 @@ def http_status_of(error: HostError) -> int:
 
 def retry_after_s(error: HostError) -> int | None:
     """Return when the request may be tried again; None if that would not help, or nobody knows when it would."""
-    is_transient = error.status in _TRANSIENT and type(error) not in _OF_KIND
+    is_transient = error.status in _TRANSIENT and not isinstance(error, MessageTooLargeError)
     return RETRY_AFTER_S if is_transient else None
 
 
@@ -107,7 +113,7 @@ def headers_of(error: HostError) -> dict[str, str]:
         headers["allow"] = ", ".join(error.details["allow"])
     if isinstance(error, UnauthenticatedError):
         headers["www-authenticate"] = 'Bearer realm="hostd"'
-    if isinstance(error, MessageTooLargeError):
+    if isinstance(error, MessageTooLargeError | FrontFullError):
         headers["connection"] = "close"  # or the server would read, and drop, all the rest of the body
     return headers
 

@@ -19,6 +19,7 @@ import grpc.aio
 
 from hostd import AsyncClient
 from hostd.fronts.access import Access, Role, read_tokens
+from hostd.fronts.bodies import Bodies
 from hostd.fronts.oip.grpc.services import handlers
 from hostd.fronts.process import SERVES
 from hostd_workers.wire.errors import FailedPreconditionError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from hostd.fronts.process import Words
 
-    Services: TypeAlias = Callable[[AsyncClient, Access, int], Awaitable[list[grpc.GenericRpcHandler]]]
+    Services: TypeAlias = Callable[[AsyncClient, Access, int, Bodies], Awaitable[list[grpc.GenericRpcHandler]]]
 
 MAX_MESSAGE_BYTES: Final = 2**31 - 1
 """gRPC and protobuf count the bytes of a message in 32 bits."""
@@ -42,8 +43,10 @@ KEEPALIVE_TIMEOUT_S: Final = 20
 _GRACE_S: Final = 2
 
 
-async def _inference(client: AsyncClient, access: Access, max_body_bytes: int) -> list[grpc.GenericRpcHandler]:
-    return handlers(client, access, max_body_bytes)
+async def _inference(
+    client: AsyncClient, access: Access, max_body_bytes: int, bodies: Bodies
+) -> list[grpc.GenericRpcHandler]:
+    return handlers(client, access, max_body_bytes, bodies)
 
 
 def serve(order: Mapping[str, Any], words: Words, services: Services = _inference) -> None:
@@ -72,7 +75,8 @@ async def _serve(order: Mapping[str, Any], address: str, access: Access, words: 
             ("grpc.so_reuseport", 1),
         )
         server = grpc.aio.server(options=options)
-        server.add_generic_rpc_handlers(await services(client, access, order["max_body_bytes"]))
+        bodies = Bodies(order["max_bodies_bytes"])
+        server.add_generic_rpc_handlers(await services(client, access, order["max_body_bytes"], bodies))
         credentials = _credentials(order["certificate"], order["key"])
         try:
             if credentials is None:

@@ -78,7 +78,9 @@ async def _serve(order: Mapping[str, Any], listener: socket.socket, access: Acce
     words.beat()
     async with AsyncClient(order["endpoint"]) as client:
         config = uvicorn.Config(
-            guarded(app(client, max_body_bytes=order["max_body_bytes"]), access),
+            guarded(
+                app(client, max_body_bytes=order["max_body_bytes"], max_bodies_bytes=order["max_bodies_bytes"]), access
+            ),
             http=BoundedProtocol,
             ws="none",
             lifespan="off",

@@ -85,6 +85,9 @@ _TOLD_AFTER: Final = 3
 _END_S: Final = 3.0
 """What all fronts get for the answers that they have begun, when the models are gone already."""
 
+_BODIES: Final = 4
+"""Of the largest bodies how many a front holds at a time, if the configuration does not say."""
+
 _LOOK_S: Final = 5.0
 """Between two looks at what fronts have said, and between two beats of theirs."""
 
@@ -263,6 +266,7 @@ class Fronts(Closing):
             "certificate": _text(section.certificate),
             "key": _text(section.key),
             "max_body_bytes": section.max_body_bytes,
+            "max_bodies_bytes": section.max_bodies_bytes or _BODIES * section.max_body_bytes,
         }
 
     def _on_exit(self, front: _Front) -> None:

@@ -1,9 +1,11 @@
 """A front as a process of its host: how it starts, what becomes of it, and who can reach it."""
 
+import gzip
 import http.client
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -100,6 +103,7 @@ def test_an_address_that_is_taken_ends_the_start(fronted):
         ({"http": "localhost"}, "must be HOST:PORT"),
         ({"http": 70000}, "must be HOST:PORT"),
         ({"anonymous": "root"}, "fronts.anonymous"),
+        ({"max_body_bytes": 8192, "max_bodies_bytes": 4096}, "max_bodies_bytes must be at least"),
     ],
 )
 def test_settings_that_are_wrong_say_so(fronted, setting, words):
@@ -310,6 +314,54 @@ def test_a_head_that_is_too_long_is_refused(fronted):
         with pytest.raises(OSError):  # noqa: PT011 - a broken pipe or a reset
             while True:
                 one.sendall(b"X-Filler: " + b"x" * 8000 + b"\r\n")
+    assert status_of(url) == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "encoding"),
+    [("/v2/models/m/infer", "identity"), ("/v2/models/m/infer", "gzip"), ("/v1/models/m/call", "identity")],
+)
+def test_bodies_that_are_over_what_a_front_may_hold_are_refused_until_others_are_answered(
+    fronted, model_dir, path, encoding
+):
+    host, directory = fronted(max_body_bytes=2**20, max_bodies_bytes=2 * 2**20), model_dir(HELD)
+    url = url_of(host)
+    host.client().load_model("m", directory)
+    text = "x" * 900_000
+    tensor = {"name": "x", "datatype": "BYTES", "shape": [1], "data": [text]}
+    body = json.dumps({"inputs": [tensor]} if "infer" in path else {"args": [text]}).encode()
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    request = urllib.request.Request(url + path, gzip.compress(body) if encoding == "gzip" else body, headers)
+
+    def ask(_=None):
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            return answer.status
+
+    with ThreadPoolExecutor() as pool:
+        answers = pool.map(ask, range(2))
+        has_calls(host, 2)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask()
+        with caught.value as refused:
+            assert (refused.code, refused.headers["Retry-After"]) == (503, "1")
+            told = json.load(refused)
+        assert (told["status"], told["kind"]) == ("RESOURCE_EXHAUSTED", "FrontFullError")
+        assert "fronts.max_bodies_bytes" in told["error"]
+        assert status_of(url, "/v1/models") == 200
+        go_on(directory)
+        assert list(answers) == [200, 200]
+    assert ask() == 200
+
+
+def test_bodies_that_never_end_count_as_far_as_they_have_come(fronted):
+    url = url_of(fronted(max_body_bytes=2**20, max_bodies_bytes=2**20))
+    head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n"
+    with connections(url, 8) as opened:
+        for one in opened:
+            one.settimeout(PATIENCE_S)
+            one.sendall(head + bytes(500_000))
+        refused = eventually(lambda: select.select(opened, [], [], 0)[0], "they are refused")
+        assert refused[0].recv(4096).startswith(b"HTTP/1.1 503 ")
     assert status_of(url) == 200
 
 

@@ -148,6 +148,24 @@ def test_what_a_front_that_ends_has_not_answered_is_to_be_asked_again(fronted, m
     assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
+def test_messages_that_are_over_what_a_front_may_hold_are_refused_until_others_are_answered(fronted, model_dir):
+    host, path = fronted(max_body_bytes=2**20, max_bodies_bytes=2 * 2**20), model_dir(HELD)
+    host.client().load_model("m", path)
+    tensor = service_pb2.ModelInferRequest.InferInputTensor(name="x", datatype="UINT8", shape=[900_000])
+    request = service_pb2.ModelInferRequest(model_name="m", inputs=[tensor], raw_input_contents=[bytes(900_000)])
+    with stub_of(target_of(host)) as stub:
+        waiting = [stub.ModelInfer.future(request) for _ in range(2)]
+        has_calls(host, 2)
+        with pytest.raises(grpc.RpcError, match=r"fronts\.max_bodies_bytes") as caught:
+            stub.ModelInfer(request, timeout=PATIENCE_S)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        [answer] = stub.ModelStreamInfer(iter([request]), timeout=PATIENCE_S)
+        assert "fronts.max_bodies_bytes" in answer.error_message
+        go_on(path)
+        assert [one.exception(PATIENCE_S) for one in waiting] == [None, None]
+        stub.ModelInfer(request, timeout=PATIENCE_S)
+
+
 # Who may
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from hostd import AsyncClient
     from hostd.fronts.access import Access
+    from hostd.fronts.bodies import Bodies
     from hostd.fronts.process import Words
 
 
@@ -36,7 +37,9 @@ def serve(order: Mapping[str, Any], words: Words) -> None:
     grpc_server.serve(order, words, _services)
 
 
-async def _services(client: AsyncClient, access: Access, max_body_bytes: int) -> list[grpc.GenericRpcHandler]:
+async def _services(
+    client: AsyncClient, access: Access, max_body_bytes: int, bodies: Bodies
+) -> list[grpc.GenericRpcHandler]:
     overrides = overrides_of(os.environ)
     capacity_bytes(overrides, await client.memory_info())
     runtime = Runtime(client, overrides, bounds_of(overrides, await client.host_settings()))
@@ -47,4 +50,4 @@ async def _services(client: AsyncClient, access: Access, max_body_bytes: int) ->
         "predictModelSize": (Role.LOAD, runtime.predict_size),
         "modelSize": (Role.READ, runtime.size),
     }
-    return [served(RUNTIME, rpcs_of(RUNTIME), methods, access), *handlers(client, access, max_body_bytes)]
+    return [served(RUNTIME, rpcs_of(RUNTIME), methods, access), *handlers(client, access, max_body_bytes, bodies)]

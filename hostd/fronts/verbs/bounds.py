@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import hostd
 from hostd.fronts.asgi import drain
+from hostd.fronts.bodies import hold
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -32,17 +33,19 @@ def too_long(most_bytes: int) -> hostd.MessageTooLargeError:
 
 
 async def whole(request: Request, most_bytes: int) -> bytes:
-    """Return the body of a request. Raises `MessageTooLargeError` if it is too long."""
+    """Return the body of a request. Raises `MessageTooLargeError` if it is too long, and `FrontFullError`."""
+    chunks: list[bytes] = []
     try:
         check_announced(request, most_bytes)
-        chunks: list[bytes] = []
         size_bytes = 0
         async for chunk in request.stream():
             size_bytes += len(chunk)
             if size_bytes > most_bytes:
                 raise too_long(most_bytes)
+            hold(len(chunk))
             chunks.append(chunk)
-    except hostd.MessageTooLargeError:
+    except hostd.ResourceExhaustedError:
+        chunks.clear()
         await drain(request.receive)
         raise
     return b"".join(chunks)

@@ -15,6 +15,7 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from hostd.fronts.bodies import hold
 from hostd.fronts.oip import describing
 from hostd.fronts.oip.grpc.conversion import request_of, response_of
 from hostd.fronts.oip.grpc.messages import InferResponseMessage, StreamResponseMessage
@@ -26,6 +27,7 @@ from hostd_workers.wire.errors import HostError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from hostd.fronts.bodies import Bodies
     from hostd.fronts.oip.grpc.serving import Context
     from hostd.fronts.oip.inference import Inference
     from hostd.fronts.oip.requests import InferRequest
@@ -44,28 +46,32 @@ _WANTS_EMPTY_FINAL: Final = "triton_enable_empty_final_response"
 class Calls:
     """Calls of the models of one host."""
 
-    def __init__(self, inference: Inference, regions: Regions) -> None:
+    def __init__(self, inference: Inference, regions: Regions, bodies: Bodies) -> None:
         self._inference = inference
         self._regions = regions
+        self._bodies = bodies
 
     async def infer(self, message: Any, context: Context) -> Any:
         """Answer a request."""
         describing.check_version(message.model_name, message.model_version)
-        request = request_of(message, self._regions.reading())
-        tensors = await self._inference.infer(message.model_name, request, left_s(context, request.timeout_s))
+        with self._bodies.holding():
+            hold(message.ByteSize())
+            request = request_of(message, self._regions.reading())
+            tensors = await self._inference.infer(message.model_name, request, left_s(context, request.timeout_s))
         return response_of(message.model_name, request, tensors, self._regions.write)
 
     async def stream(self, messages: AsyncIterator[Any], context: Context) -> None:
         """Answer the requests of a stream until its client sends no more."""
-        await _Stream(self._inference, self._regions, context).answer_all(messages)
+        await _Stream(self._inference, self._regions, self._bodies, context).answer_all(messages)
 
 
 class _Stream:
     """One stream of requests and answers."""
 
-    def __init__(self, inference: Inference, regions: Regions, context: Context) -> None:
+    def __init__(self, inference: Inference, regions: Regions, bodies: Bodies, context: Context) -> None:
         self._inference = inference
         self._regions = regions
+        self._bodies = bodies
         self._context = context
         self._is_free = asyncio.Semaphore(MAX_AT_ONCE)
         self._writing = asyncio.Lock()
@@ -107,8 +113,10 @@ class _Stream:
         try:
             try:
                 describing.check_version(message.model_name, message.model_version)
-                request = request_of(message, self._regions.reading())
-                await self._call(message.model_name, request, before, after)
+                with self._bodies.holding():
+                    hold(message.ByteSize())
+                    request = request_of(message, self._regions.reading())
+                    await self._call(message.model_name, request, before, after)
             except HostError as error:
                 await asyncio.wait((before,))
                 await self._write(_failed(message, error))

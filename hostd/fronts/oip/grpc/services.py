@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
     from hostd import AsyncClient
     from hostd.fronts.access import Access
+    from hostd.fronts.bodies import Bodies
     from hostd.fronts.oip.grpc.serving import Handler
 
 
-def handlers(client: AsyncClient, access: Access, max_body_bytes: int) -> list[grpc.GenericRpcHandler]:
+def handlers(client: AsyncClient, access: Access, max_body_bytes: int, bodies: Bodies) -> list[grpc.GenericRpcHandler]:
     """Return what a server of `grpc.aio` serves for a client's host; for one event loop.
 
-    A request reads at most `max_body_bytes` of shared memory; its message is bounded by the server.
+    A request reads at most `max_body_bytes` of shared memory; its message, which the server bounds, counts in `bodies`.
     """
     models = Models(client)
     regions = Regions(max_body_bytes)
@@ -39,7 +40,7 @@ def handlers(client: AsyncClient, access: Access, max_body_bytes: int) -> list[g
         "Watch": (Role.NONE, health.watch),
     }
     of_reflection: dict[str, tuple[Role, Handler]] = {"ServerReflectionInfo": (Role.NONE, reflect)}
-    inference = _of_inference(Calls(Inference(client, models), regions), Control(service), Memory(regions))
+    inference = _of_inference(Calls(Inference(client, models), regions, bodies), Control(service), Memory(regions))
     return [
         served(INFERENCE, rpcs_of(INFERENCE), inference, access),
         served(HEALTH, rpcs_of(HEALTH), of_health, access),

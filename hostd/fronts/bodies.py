@@ -1,0 +1,73 @@
+"""What the bodies of all requests that a front is answering may take together.
+
+A body counts as it comes, inflated ones also as they are inflated, until its request is answered: what is made of it
+lies in memory for as long. The body that would be over is refused, and what it had counts no more, so of too many that
+come at a time some are read to their end. That a body was announced does not count: to announce costs nothing.
+
+Does not cover what one body may take: whoever reads it knows that. gRPC tells of a message when it has it whole.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from hostd.fronts.errors import FrontFullError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HELD: ContextVar[_Held | None] = ContextVar("_HELD", default=None)
+"""What the request of this context holds; None where nobody bounds it."""
+
+
+class Bodies:
+    """The bytes that all requests hold."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.bytes = 0
+        self.changing = threading.Lock()
+        """Bodies are inflated in threads."""
+
+    def __repr__(self) -> str:
+        return f"<Bodies {self.bytes} of {self.limit_bytes} bytes>"
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Count what `hold` is told in the block, until its end."""
+        held = _Held(self)
+        before = _HELD.set(held)
+        try:
+            yield
+        finally:
+            _HELD.reset(before)
+            held.take(-held.bytes)
+
+
+class _Held:
+    """The bytes that one request holds."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self.bytes = 0
+        self._bodies = bodies
+
+    def take(self, size_bytes: int) -> None:
+        bodies = self._bodies
+        with bodies.changing:
+            if size_bytes > 0 and bodies.bytes + size_bytes > bodies.limit_bytes:
+                raise FrontFullError(
+                    f"the bodies of all requests take {bodies.bytes} bytes, and {size_bytes} more are over what this "
+                    f"front may hold, {bodies.limit_bytes} (fronts.max_bodies_bytes): ask again, or send less at a time"
+                )
+            self.bytes += size_bytes
+            bodies.bytes += size_bytes
+
+
+def hold(size_bytes: int) -> None:
+    """Count so much more of the body of this context's request. Raises `FrontFullError`."""
+    held = _HELD.get()
+    if held is not None:
+        held.take(size_bytes)
