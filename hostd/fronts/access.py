@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hostd.fronts.asgi import App, Message, Receive, Scope, Send
+    from hostd.fronts.places import Places
 
 _log = logging.getLogger(__name__)
 
@@ -78,12 +79,14 @@ class Role(enum.IntEnum):
 class Access:
     """What is allowed: `tokens` are roles by the SHA-256 of each token.
 
-    `hosts` are the names that a request may have as its `Host`, without ports; None takes any.
+    `hosts` are the names that a request may have as its `Host`, without ports; None takes any. `places` are what those
+    who call share; None bounds nobody.
     """
 
     anonymous: Role = Role.ADMIN
     tokens: Mapping[bytes, Role] | None = None
     hosts: frozenset[str] | None = None
+    places: Places | None = None
 
     def role_of(self, authorization: bytes | None) -> Role:
         """Return the role of a request with this header; `UnauthenticatedError` for a token that is not known."""
@@ -149,7 +152,10 @@ def guarded(app: App, access: Access) -> App:
         if scope["type"] == "http":
             try:
                 _check_origin(scope, access)
-                role = scope[_KEY] = access.role_of(header_of(scope, b"authorization"))
+                authorization = header_of(scope, b"authorization")
+                role = scope[_KEY] = access.role_of(authorization)
+                if access.places is not None:
+                    access.places.set_caller(authorization or (scope.get("client") or ("",))[0])
                 IS_TRUSTED.set(role >= Role.LOAD)
             except HostError as error:
                 await asgi.send_response(send, error_response(error))

@@ -21,6 +21,7 @@ from hostd import AsyncClient
 from hostd.fronts.access import Access, Role, read_tokens
 from hostd.fronts.bodies import Bodies
 from hostd.fronts.oip.grpc.services import handlers
+from hostd.fronts.places import Places
 from hostd.fronts.process import SERVES
 from hostd_workers.wire.errors import FailedPreconditionError
 
@@ -40,6 +41,9 @@ does not say so in `KEEPALIVE_TIMEOUT_S`: of a machine that has lost its power n
 
 KEEPALIVE_TIMEOUT_S: Final = 20
 
+MAX_STREAMS: Final = 1024
+"""Calls of one connection at a time; its client lets more wait. As many as a model takes by default."""
+
 _GRACE_S: Final = 2
 
 
@@ -56,7 +60,7 @@ def serve(order: Mapping[str, Any], words: Words, services: Services = _inferenc
     """
     with socket.socket(fileno=order["listen_fd"]) as kept:
         host, port = kept.getsockname()[:2]
-    access = Access(Role.named(order["anonymous"]), _tokens(order["tokens"]))
+    access = Access(Role.named(order["anonymous"]), _tokens(order["tokens"]), places=Places(order["max_in_flight"]))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     asyncio.run(_serve(order, address, access, words, services))
 
@@ -72,6 +76,7 @@ async def _serve(order: Mapping[str, Any], address: str, access: Access, words: 
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+            ("grpc.max_concurrent_streams", MAX_STREAMS),
             ("grpc.so_reuseport", 1),
         )
         server = grpc.aio.server(options=options)

@@ -24,6 +24,7 @@ from hostd import AsyncClient
 from hostd.config.values import is_loopback
 from hostd.fronts.access import Access, Role, guarded, local_hosts, read_tokens
 from hostd.fronts.app import app
+from hostd.fronts.places import Places
 from hostd.fronts.process import SERVES
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def serve(order: Mapping[str, Any], words: Words) -> None:
         Role.named(order["anonymous"]),
         {} if order["tokens"] is None else read_tokens(Path(order["tokens"])),
         local_hosts(host) if is_loopback(f"{host}:0") else None,
+        Places(order["max_in_flight"]),
     )
     with contextlib.suppress(KeyboardInterrupt):  # how uvicorn passes SIGINT on
         _run(_serve(order, listener, access, words))

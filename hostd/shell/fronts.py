@@ -265,6 +265,7 @@ class Fronts(Closing):
             "tokens": _text(section.tokens),
             "certificate": _text(section.certificate),
             "key": _text(section.key),
+            "max_in_flight": self._config.workers.max_in_flight,
             "max_body_bytes": section.max_body_bytes,
             "max_bodies_bytes": section.max_bodies_bytes or _BODIES * section.max_body_bytes,
         }

@@ -2,9 +2,11 @@
 
 import os
 import signal
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 
-from helpers import eventually
+from helpers import PATIENCE_S, eventually
 
 
 def front_of(host):
@@ -36,6 +38,32 @@ def has_calls(host, count=1):
     """Wait until so many calls of the model `m` are in flight."""
     client = host.client()
     eventually(lambda: client.get_model("m").workers[0].in_flight == count, f"{count} calls are in flight")
+
+
+def two_tokens(file):
+    """Write a file of two tokens that may call, and return them as the header `Authorization`."""
+    tokens = ["first-first-first-first", "second-second-second-second"]
+    file.write_text("".join(f"call {token}\n" for token in tokens))
+    file.chmod(0o600)
+    return [f"Bearer {token}" for token in tokens]
+
+
+@contextmanager
+def shared_by(ask, first, second, *, refused):
+    """Have two callers ask until each is refused, of 24 places; all other answers must be there after the block.
+
+    The first alone has two thirds, the second half of what the first leaves.
+    """
+    with ThreadPoolExecutor(22) as pool:
+        waiting = set()
+        for caller, count in ((first, 16), (second, 4)):
+            asked = {pool.submit(ask, caller) for _ in range(count + 1)}
+            done, left = wait(asked, PATIENCE_S, FIRST_COMPLETED)
+            assert [answer.result() for answer in done] == [refused]
+            waiting |= left
+        assert [answer for answer in waiting if answer.done()] == []
+        yield
+        assert refused not in {answer.result() for answer in waiting}
 
 
 def go_on(path):

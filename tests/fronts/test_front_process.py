@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from front_process_rig import HELD, front_of, go_on, has_calls, kill_front
+from front_process_rig import HELD, front_of, go_on, has_calls, kill_front, shared_by, two_tokens
 from helpers import PATIENCE_S, eventually
 
 import hostd
@@ -31,8 +31,14 @@ def fronted(tmp_path):
     """Start hosts with an HTTP front."""
     hosts = []
 
-    def start(**fronts):
-        hosts.append(hostd.Host(fronts={"http": 0, **fronts}, workers={"templates": "off"}, log_level="info"))
+    def start(max_in_flight=1024, **fronts):
+        hosts.append(
+            hostd.Host(
+                fronts={"http": 0, **fronts},
+                workers={"templates": "off", "max_in_flight": max_in_flight},
+                log_level="info",
+            )
+        )
         hosts[-1].start()
         return hosts[-1]
 
@@ -363,6 +369,24 @@ def test_bodies_that_never_end_count_as_far_as_they_have_come(fronted):
         refused = eventually(lambda: select.select(opened, [], [], 0)[0], "they are refused")
         assert refused[0].recv(4096).startswith(b"HTTP/1.1 503 ")
     assert status_of(url) == 200
+
+
+@pytest.mark.parametrize("path", ["/v2/models/m/infer", "/v2/models/m/generate", "/v1/models/m/call"])
+def test_one_caller_does_not_take_all_places_of_a_model(fronted, model_dir, tmp_path, path):
+    first, second = two_tokens(tmp_path / "tokens")
+    host, directory = fronted(max_in_flight=24, tokens=str(tmp_path / "tokens")), model_dir(HELD)
+    url = url_of(host)
+    host.client().load_model("m", directory)
+    tensor = {"name": "x", "datatype": "INT64", "shape": [1], "data": [1]}
+    body = {"infer": {"inputs": [tensor]}, "generate": {"x": 1}, "call": {"args": [1]}}[path.rpartition("/")[2]]
+
+    def ask(authorization):
+        headers = {"authorization": authorization, "content_type": "application/json"}
+        return status_of(url, path, json.dumps(body).encode(), **headers)
+
+    with shared_by(ask, first, second, refused=429):
+        go_on(directory)
+    assert ask(first) == 200
 
 
 # Metrics

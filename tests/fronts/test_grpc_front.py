@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("tritonclient.grpc", reason="asked as its clients do")
 
 import tritonclient.grpc as triton
-from front_process_rig import HELD, front_of, go_on, has_calls, kill_front
+from front_process_rig import HELD, front_of, go_on, has_calls, kill_front, shared_by, two_tokens
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_rig import given, stub_of, target_of
@@ -33,8 +33,10 @@ def fronted():
     """Start hosts with a gRPC front."""
     hosts = []
 
-    def start(**fronts):
-        hosts.append(hostd.Host(fronts={"grpc": 0, **fronts}, workers={"templates": "off"}))
+    def start(max_in_flight=1024, **fronts):
+        hosts.append(
+            hostd.Host(fronts={"grpc": 0, **fronts}, workers={"templates": "off", "max_in_flight": max_in_flight})
+        )
         hosts[-1].start()
         return hosts[-1]
 
@@ -164,6 +166,22 @@ def test_messages_that_are_over_what_a_front_may_hold_are_refused_until_others_a
         go_on(path)
         assert [one.exception(PATIENCE_S) for one in waiting] == [None, None]
         stub.ModelInfer(request, timeout=PATIENCE_S)
+
+
+def test_one_caller_does_not_take_all_places_of_a_model(fronted, model_dir, tmp_path):
+    first, second = ([("authorization", bearer)] for bearer in two_tokens(tmp_path / "tokens"))
+    host, path = fronted(max_in_flight=24, tokens=str(tmp_path / "tokens")), model_dir(HELD)
+    host.client().load_model("m", path)
+    tensor = service_pb2.ModelInferRequest.InferInputTensor(name="x", datatype="UINT8", shape=[1])
+    request = service_pb2.ModelInferRequest(model_name="m", inputs=[tensor], raw_input_contents=[b"1"])
+    with stub_of(target_of(host)) as stub:
+
+        def ask(metadata):
+            return stub.ModelInfer.future(request, metadata=metadata).code()
+
+        with shared_by(ask, first, second, refused=grpc.StatusCode.RESOURCE_EXHAUSTED):
+            go_on(path)
+        assert ask(first) is grpc.StatusCode.OK
 
 
 # Who may

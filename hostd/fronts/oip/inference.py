@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hostd.fronts.calling import arguments_of, method_of, selected, tensors_of
 from hostd.fronts.models import UNKNOWN, unknown
+from hostd.fronts.places import place_of
 from hostd_workers.wire.errors import DeadlineExceededError, HostError, NotFoundError
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ class Inference:
     @contextlib.contextmanager
     def _noting(self, model_id: str) -> Iterator[None]:
         try:
-            yield
+            with place_of(model_id):
+                yield
         except HostError as error:
             self._models.note(model_id, error)
             if isinstance(error, NotFoundError) and not error.message.startswith(UNKNOWN):

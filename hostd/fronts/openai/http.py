@@ -18,6 +18,7 @@ from hostd.fronts.json_text import json_of
 from hostd.fronts.openai import answers, requests
 from hostd.fronts.openai.answers import Frame, Usage
 from hostd.fronts.openai.stopping import Stopping
+from hostd.fronts.places import place_of
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, UnimplementedError
 
 if TYPE_CHECKING:
@@ -177,7 +178,8 @@ class OpenAI:
     @contextlib.contextmanager
     def _noting(self, model_id: str) -> Any:
         try:
-            yield
+            with place_of(model_id):
+                yield
         except HostError as error:
             self._models.note(model_id, error)
             raise

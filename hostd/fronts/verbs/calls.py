@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import hostd
+from hostd.fronts.places import place_of
 from hostd.fronts.verbs.route import Asked, Following
 from hostd.fronts.verbs.shapes import Result
 from hostd.fronts.verbs.streams import block, closing
@@ -44,14 +45,16 @@ async def _call(asked: Asked, method: str, timeout_s: float | None) -> Result | 
     if asked["stream"]:
         return Following(_items(asked, method, timeout_s))
     args, kwargs = tuple(asked["args"] or ()), asked["kwargs"] or {}
-    return Result(await asked.client.call(asked["id"], method, args, kwargs, timeout_s))
+    with place_of(asked["id"]):
+        return Result(await asked.client.call(asked["id"], method, args, kwargs, timeout_s))
 
 
 async def _items(asked: Asked, method: str, timeout_s: float | None) -> AsyncIterator[bytes]:
     args, kwargs = tuple(asked["args"] or ()), asked["kwargs"] or {}
     number = 0
-    async with closing(asked.client.stream(asked["id"], method, args, kwargs, timeout_s)) as items:
-        async for item in items:
-            number += 1
-            yield block("item", item, number)
+    with place_of(asked["id"]):
+        async with closing(asked.client.stream(asked["id"], method, args, kwargs, timeout_s)) as items:
+            async for item in items:
+                number += 1
+                yield block("item", item, number)
     yield block("end", {"items": number})

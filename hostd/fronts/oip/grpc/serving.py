@@ -91,3 +91,5 @@ def _check(context: Context, access: Access, role: Role) -> None:
     has = access.role_of(None if authorization is None else authorization.encode())
     check_role(has, role, has_token=authorization is not None)
     IS_TRUSTED.set(has >= Role.LOAD)
+    if access.places is not None:
+        access.places.set_caller(authorization or context.peer().rpartition(":")[0])

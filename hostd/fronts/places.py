@@ -1,0 +1,63 @@
+"""Whose calls are in flight: nobody who calls by a front takes all places of a model while others want some.
+
+To the host all calls of a front are those of one client, which may have `workers.max_in_flight` of a model. Here these
+are shared among those who call, by the host's own rule (`hostd_workers.wire.shares`): whoever is alone has two thirds.
+Somebody is a token, or without one an address, so all who come by one proxy are one.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final
+
+from hostd_workers.wire.shares import Shares, check_in_flight
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+
+_LEAST_SHARED: Final = 16
+"""Fewer places are how long somebody wants a queue to be: a third of them would be missed, and nobody is kept out."""
+
+_CALLER: ContextVar[tuple[Places, Hashable] | None] = ContextVar("_CALLER", default=None)
+"""Who has made the request of this context, and what they share; None where nobody counts."""
+
+
+class Places:
+    """The calls in flight of each model; `max_in_flight` is what the host lets a front have of one."""
+
+    def __init__(self, max_in_flight: int) -> None:
+        self._limit = max_in_flight if max_in_flight < _LEAST_SHARED else max_in_flight * 2 // 3
+        self._of_model: dict[str, Shares[Hashable]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Places {self._of_model}>"
+
+    def set_caller(self, caller: Hashable) -> None:
+        """Have calls of this context count as this caller's."""
+        _CALLER.set((self, caller))
+
+    @contextmanager
+    def taking(self, model_id: str, caller: Hashable) -> Iterator[None]:
+        """Count a call of a caller for the length of the block. Raises `ResourceExhaustedError`."""
+        shares = self._of_model.setdefault(model_id, Shares())
+        check_in_flight(shares, caller, model_id, self._limit, "in flight by this front")
+        shares.take(caller)
+        try:
+            yield
+        finally:
+            shares.give_back(caller)
+            if not shares.total:
+                self._of_model.pop(model_id, None)
+
+
+@contextmanager
+def place_of(model_id: str) -> Iterator[None]:
+    """Count a call of a model for the length of the block. Raises `ResourceExhaustedError`."""
+    found = _CALLER.get()
+    if found is None:
+        yield
+        return
+    places, caller = found
+    with places.taking(model_id, caller):
+        yield
