@@ -50,6 +50,9 @@ _KEY: Final = "hostd.role"
 """Under which the role of a request is in its scope."""
 
 _LOCAL_NAMES: Final = frozenset(("localhost", "127.0.0.1", "::1"))
+_GUARDS: Final = ((b"content-security-policy", b"default-src 'none'"), (b"x-content-type-options", b"nosniff"))
+"""Headers of each answer that has not its own: what a browser takes for a page may load and run nothing."""
+
 _MAX_FILE_BYTES: Final = 1 << 20
 _MIN_TOKEN_CHARS: Final = 16
 """Shorter ones can be guessed."""
@@ -148,7 +151,7 @@ def read_tokens(file: Path) -> dict[bytes, Role]:
 def guarded(app: App, access: Access) -> App:
     """Return an application that lets nobody in whom `access` does not, and knows the role of who is."""
 
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+    async def let_in(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
                 _check_origin(scope, access)
@@ -160,7 +163,10 @@ def guarded(app: App, access: Access) -> App:
             except HostError as error:
                 await asgi.send_response(send, error_response(error))
                 return
-        await _answered(app, scope, receive, send)
+        await app(scope, receive, send)
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        await _answered(let_in, scope, receive, send)
 
     return serve
 
@@ -175,6 +181,10 @@ async def _answered(app: App, scope: Scope, receive: Receive, send: Send) -> Non
     async def sent(message: Message) -> None:
         nonlocal has_begun
         has_begun = True
+        if message["type"] == "http.response.start":
+            headers = list(message["headers"])
+            has = {name for name, _ in headers}
+            message["headers"] = [*headers, *(guard for guard in _GUARDS if guard[0] not in has)]
         await send(message)
 
     try:
@@ -183,13 +193,13 @@ async def _answered(app: App, scope: Scope, receive: Receive, send: Send) -> Non
         if has_begun or scope["type"] != "http":
             raise
         await asgi.send_response(
-            send, error_response(UnavailableError("this front ends; another one starts: ask again"))
+            sent, error_response(UnavailableError("this front ends; another one starts: ask again"))
         )
     except Exception:
         _log.exception("a defect; please report it")
         if has_begun or scope["type"] != "http":
             raise
-        await asgi.send_response(send, error_response(InternalError("a defect of the front; its log says more")))
+        await asgi.send_response(sent, error_response(InternalError("a defect of the front; its log says more")))
 
 
 def role_of(scope: Mapping[str, Any]) -> Role:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -20,6 +19,7 @@ import grpc.aio
 from hostd import AsyncClient
 from hostd.fronts.access import Access, Role, read_tokens
 from hostd.fronts.bodies import Bodies
+from hostd.fronts.certificate import check_certificate
 from hostd.fronts.oip.grpc.services import handlers
 from hostd.fronts.places import Places
 from hostd.fronts.process import SERVES
@@ -56,7 +56,7 @@ async def _inference(
 def serve(order: Mapping[str, Any], words: Words, services: Services = _inference) -> None:
     """Serve what `services` returns, by default the Open Inference Protocol, until a signal ends it.
 
-    Raises `HostError` if the tokens cannot be read or the address cannot be bound, OSError for a certificate.
+    Raises `HostError` if tokens or certificate cannot be read, or the address cannot be bound.
     """
     with socket.socket(fileno=order["listen_fd"]) as kept:
         host, port = kept.getsockname()[:2]
@@ -104,6 +104,6 @@ def _credentials(certificate: str | None, key: str | None) -> grpc.ServerCredent
     if certificate is None:
         return None
     # gRPC tells of a pair that does not fit in its log alone, and only when somebody connects.
-    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    check_certificate(certificate, key)
     pair = Path(key or certificate).read_bytes(), Path(certificate).read_bytes()
     return grpc.ssl_server_credentials([pair])

@@ -24,6 +24,7 @@ from hostd import AsyncClient
 from hostd.config.values import is_loopback
 from hostd.fronts.access import Access, Role, guarded, local_hosts, read_tokens
 from hostd.fronts.app import app
+from hostd.fronts.certificate import check_certificate
 from hostd.fronts.places import Places
 from hostd.fronts.process import SERVES
 
@@ -54,7 +55,7 @@ _LAST_WORDS_S: Final = 0.5
 
 
 def serve(order: Mapping[str, Any], words: Words) -> None:
-    """Serve until a signal ends it. Raises `HostError` if the tokens cannot be read, OSError for a certificate."""
+    """Serve until a signal ends it. Raises `HostError` if tokens or certificate cannot be read."""
     listener = socket.socket(fileno=order["listen_fd"])
     host = str(listener.getsockname()[0])
     access = Access(
@@ -63,6 +64,8 @@ def serve(order: Mapping[str, Any], words: Words) -> None:
         local_hosts(host) if is_loopback(f"{host}:0") else None,
         Places(order["max_in_flight"]),
     )
+    if order["certificate"] is not None:
+        check_certificate(order["certificate"], order["key"])
     with contextlib.suppress(KeyboardInterrupt):  # how uvicorn passes SIGINT on
         _run(_serve(order, listener, access, words))
 

@@ -12,6 +12,7 @@ import ctypes
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from importlib import import_module
@@ -64,6 +65,8 @@ def run() -> NoReturn:
     """Be a front, as the environment says."""
     order: dict[str, Any] = json.loads(os.environ.pop(ORDER_VARIABLE))
     _end_with(order["parent"])
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each connection takes one
     with contextlib.suppress(OSError):  # when memory runs out, it goes before the host
         Path("/proc/self/oom_score_adj").write_text(str(order["oom_score_adj"]), "ascii")
     logging.basicConfig(

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -14,7 +15,7 @@ import threading
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -387,6 +388,50 @@ def test_one_caller_does_not_take_all_places_of_a_model(fronted, model_dir, tmp_
     with shared_by(ask, first, second, refused=429):
         go_on(directory)
     assert ask(first) == 200
+
+
+def test_a_front_without_a_descriptor_left_takes_connections_again_when_others_close(fronted):
+    host = fronted()
+    url, pid = url_of(host), front_of(host)
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    assert soft == hard, "it may have as many connections as the system lets it"
+    few = len(list(Path(f"/proc/{pid}/fd").iterdir())) + 20
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (few, hard))
+    with connections(url, 60):
+        eventually(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) == few, "there is none left")
+
+    def answers():
+        with suppress(OSError):  # what has connected meanwhile is reset
+            return status_of(url) == 200
+
+    eventually(answers, "it answers")
+    assert front_of(host) == pid
+
+
+def test_every_answer_says_to_browsers_that_it_is_no_page(fronted):
+    url = url_of(fronted())
+    foreign = {"Origin": "https://evil.example"}
+    for path, headers in (("/v2", {}), ("/v2/nothing", {}), ("/v1/models", {}), ("/v2", foreign)):
+        try:
+            answer = urllib.request.urlopen(urllib.request.Request(url + path, headers=headers), timeout=PATIENCE_S)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            assert answer.headers.get_all("Content-Security-Policy") == ["default-src 'none'"], path
+            assert answer.headers.get_all("X-Content-Type-Options") == ["nosniff"], path
+    with urllib.request.urlopen(url + "/", timeout=PATIENCE_S) as page:
+        assert "script-src 'self'" in page.headers["Content-Security-Policy"], "a page has its own"
+
+
+def test_what_is_asked_for_with_get_answers_head_without_a_body(fronted):
+    url = url_of(fronted())
+    for path in ("/v2", "/v2/models/stats"):
+        with urllib.request.urlopen(url + path, timeout=PATIENCE_S) as whole:
+            body = whole.read()
+        request = urllib.request.Request(url + path, method="HEAD")
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            assert (answer.status, answer.read()) == (200, b"")
+            assert int(answer.headers["Content-Length"]) == len(body)
 
 
 # Metrics

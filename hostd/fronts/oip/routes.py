@@ -98,9 +98,10 @@ def route_of(verb: str, path: str) -> Route:
         raise NoSuchRouteError(
             f"there is nothing at {path[:200]!r}; the Open Inference Protocol has its paths below /v2"
         )
-    if verb != found.action.verb:
+    allowed = ["GET", "HEAD"] if found.action.verb == "GET" else [found.action.verb]
+    if verb not in allowed:
         raise MethodNotAllowedError(
-            f"{path[:200]!r} is asked for with {found.action.verb}, got {verb}", details={"allow": [found.action.verb]}
+            f"{path[:200]!r} is asked for with {found.action.verb}, got {verb}", details={"allow": allowed}
         )
     return found
 
