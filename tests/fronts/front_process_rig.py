@@ -2,11 +2,57 @@
 
 import os
 import signal
+import socket
+import urllib.error
+import urllib.request
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
 from helpers import PATIENCE_S, eventually
+
+import hostd
+
+
+@contextmanager
+def starting(**defaults):
+    """Give what starts a host with such fronts; it is stopped after the block."""
+    hosts = []
+
+    def start(max_in_flight=1024, **fronts):
+        workers = {"templates": "off", "max_in_flight": max_in_flight}
+        hosts.append(hostd.Host(fronts={**defaults, **fronts}, workers=workers, log_level="info"))
+        hosts[-1].start()
+        return hosts[-1]
+
+    yield start
+    for host in hosts:
+        host.stop()
+
+
+def url_of(host):
+    return host.client().host_info().fronts["http"]
+
+
+def status_of(url, path="/v2/health/ready", body=None, **headers):
+    request = urllib.request.Request(url + path, body, {name.replace("_", "-"): v for name, v in headers.items()})
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+@contextmanager
+def connections(url, count):
+    host, _, port = url.removeprefix("http://").partition(":")
+    opened = [socket.create_connection((host, int(port))) for _ in range(count)]
+    try:
+        yield opened
+    finally:
+        for one in opened:
+            one.close()
 
 
 def front_of(host):

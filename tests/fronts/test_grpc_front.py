@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("tritonclient.grpc", reason="asked as its clients do")
 
 import tritonclient.grpc as triton
-from front_process_rig import HELD, front_of, go_on, has_calls, kill_front, shared_by, two_tokens
+from front_process_rig import HELD, front_of, go_on, has_calls, kill_front, shared_by, starting, two_tokens
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_rig import given, stub_of, target_of
@@ -31,18 +31,8 @@ SECRET = "s3cret-s3cret-s3cret"
 @pytest.fixture
 def fronted():
     """Start hosts with a gRPC front."""
-    hosts = []
-
-    def start(max_in_flight=1024, **fronts):
-        hosts.append(
-            hostd.Host(fronts={"grpc": 0, **fronts}, workers={"templates": "off", "max_in_flight": max_in_flight})
-        )
-        hosts[-1].start()
-        return hosts[-1]
-
-    yield start
-    for host in hosts:
-        host.stop()
+    with starting(grpc=0) as start:
+        yield start
 
 
 @pytest.fixture
