@@ -191,9 +191,6 @@ def _of_hint(hint: Any) -> tuple[str, tuple[int, ...] | None]:
     numpy = sys.modules.get("numpy")
     if numpy is not None and origin is numpy.ndarray and len(arguments) > 1:
         scalar = (get_args(arguments[1]) or ("",))[0]
-        if isinstance(scalar, type) and issubclass(scalar, numpy.generic):
-            try:
-                return datatype_of(numpy.dtype(scalar).str), None
-            except TypeError:  # one that stands for several, such as numpy.floating
-                return "", None
+        if scalar in numpy.sctypeDict.values():  # none that stands for several, such as numpy.floating
+            return datatype_of(numpy.dtype(scalar).str), None
     return "", None

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import stat
+from pathlib import Path
 
 import pytest
 from helpers import eventually, line_of, program, stop
@@ -298,6 +299,7 @@ def test_the_lock_is_removed_last_because_another_host_may_come_then(directory, 
         (directory / name).touch(0o600)
     unlink = os.unlink
     monkeypatch.setattr(os, "unlink", lambda path: (unlink(path), _come(path, directory)))
+    monkeypatch.setattr(Path, "unlink", lambda path, **_: os.unlink(path))  # Python 3.10 has its own
     remove(directory)
     assert [entry.name for entry in directory.iterdir()] == ["workers.ipc"], "the other host's socket"
 
