@@ -101,10 +101,11 @@ class ModelInfo(Record):
     IGNORED) only `id`, `state`, `path`, `type` and `reason` are known, and `generation` is 0; of one that was evicted
     also what it served, and its counts.
 
-    Counts never fall: they are of all calls that reached a worker since the host knows the id, over evictions, reloads
-    and replacements. Of `calls` that began, so many `succeeded`, ended with `errors` or were `cancelled` (or their
-    callers have gone), the rest is in flight; `success_ns` and `fail_ns` are the durations of the first two from
-    arrival to answer. Workers ran `executions` calls, which waited there for `queue_ns` and took `compute_ns`.
+    Counts do not fall until the model is unloaded: they are of all calls that reached a worker since the id was loaded,
+    over evictions, reloads and replacements. Of `calls` that began, so many `succeeded`, ended with `errors` or were
+    `cancelled` (or their callers have gone), the rest is in flight; `success_ns` and `fail_ns` are the durations of the
+    first two from arrival to answer. Workers ran `executions` calls, which waited there for `queue_ns` and took
+    `compute_ns`.
 
     `size` is the resident memory of its processes in bytes and `size_source` says how it is known ("measured", or
     "unknown" before the first sample). `reason` says why the model is in its `state`.

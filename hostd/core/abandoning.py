@@ -62,6 +62,7 @@ class Abandoning:
                 self._unloading.begin(model, "nobody waits for its load any more (cancel_on_timeout)")
                 if evicted is not None:
                     self._registry.evicted[model.id] = evicted
+                    self._registry.totals[model.id] = model.totals
 
     def fate_after(self, caller: Caller) -> str:
         """Return in words what becomes of what a caller waits for when that leaves."""

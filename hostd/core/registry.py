@@ -320,6 +320,11 @@ class Registry:
                 del place[model.id]
                 self.totals[model.id] = model.totals
 
+    def forget_absent(self, model_id: ModelId) -> None:
+        """Forget what is known of a model that is not loaded and that somebody wants gone; its story stays."""
+        for book in (self.evicted, self.failures, self.totals):
+            book.pop(model_id, None)
+
     def note_failure(self, model: Model, error: HostError) -> None:
         """Keep the error of a load that has failed, for later questions."""
         self.failures[model.id] = Failure(model.generation, error, model.source, model.origin, model.labels)

@@ -68,8 +68,7 @@ class Unloading:
         registry = self._registry
         model = registry.models.get(event.model_id)
         if model is None:
-            registry.evicted.pop(event.model_id, None)
-            registry.failures.pop(event.model_id, None)
+            registry.forget_absent(event.model_id)
             registry.effects.append(Answer(event.caller, UnloadReport(str(event.model_id))))
             return
         self.begin(model, "unload requested", event)
@@ -81,7 +80,7 @@ class Unloading:
         registry, wanted = self._registry, event.labels
         for book in (registry.evicted, registry.failures):
             for model_id in [model_id for model_id, known in book.items() if has_labels(known.labels, wanted)]:
-                del book[model_id]
+                registry.forget_absent(model_id)
         models = [model for model in registry.models.values() if has_labels(model.labels, wanted)]
         if not models:
             registry.effects.append(Answer(event.caller, []))
@@ -185,6 +184,8 @@ class Unloading:
         registry.forget_model(model)
         if unload.eviction:
             registry.remember_evicted(unload)
+        elif not unload.is_coming_back and model.id not in registry.evicted:
+            registry.forget_absent(model.id)
         registry.waiting.answer(unload.waiters, report)
         for group in list(self.unload_alls):
             if model.id in group.pending:

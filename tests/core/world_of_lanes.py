@@ -223,6 +223,7 @@ class WorldOfLanes(WorldOfFiles):
             for lane in self._lanes(lambda p: p.stage is Stage.RUNNING):
                 self._leave(lane, event.client)
         effects = super().feed(event)
+        self._forget_what_was_unloaded(effects)
         for model in self.registry.models.values():
             counts, counted = facts_of(model, 0.0, 0.0).counts, self.counted[model.id]
             assert counts.calls == counted, f"{model} has {counts} calls, and got {counted}"
@@ -234,6 +235,18 @@ class WorldOfLanes(WorldOfFiles):
             self.counts[model.id] = counts
             assert (model.used_s or 0.0) >= self.used_directly_s.get(model.generation, 0.0), model
         return effects
+
+    def _forget_what_was_unloaded(self, effects: list[fx.Effect]) -> None:
+        """Counts end with an unload, and go on over everything else."""
+        registry, told = self.registry, [effect.event for effect in effects if isinstance(effect, fx.Announce)]
+        unloaded = {event.model_id for event in told if (event.subject, event.new) == ("model", "UNLOADED")}
+        for model_id in list(self.counted):
+            model = registry.models.get(ev.ModelId(model_id))
+            is_new = model is not None and model_id in unloaded and facts_of(model, 0.0, 0.0).counts == Counts()
+            if is_new or (model is None and model_id not in registry.totals):
+                assert model_id not in registry.evicted, f"the counts of {model_id} are gone, and it is only evicted"
+                del self.counted[model_id]
+                self.counts.pop(model_id, None)
 
     def _carry_out(self, effect: fx.Effect) -> None:
         if isinstance(effect, fx.ForwardCall):

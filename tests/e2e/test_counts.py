@@ -182,7 +182,12 @@ def test_counts_go_on_over_reloads_and_evictions_on_the_page_too(model_dir):
         settled(client, "m", 7, 6, 1, 0, 7)
         client.unload_model("m")
         client.load_model("m", path)
-        settled(client, "m", 7, 6, 1, 0, 7)
+        settled(client, "m", 0, 0, 0, 0, 0)
+        client.call("m", "add", (1, 2), {}, 60)
+        client.load_model("other", other)
+        client.unload_model("m")
+        client.load_model("m", path)
+        settled(client, "m", 0, 0, 0, 0, 0)
 
 
 def test_without_lanes_workers_count_what_they_run(model_dir):

@@ -10,9 +10,9 @@ import hostd
 
 PUBLIC = set(
     """
-    AbortedError AlreadyExistsError AsyncClient AsyncModel CancelledError Client DeadlineExceededError Event
-    FailedPreconditionError Holder Host HostError HostInfo InternalError InvalidArgumentError LoadPlan LogLine
-    MemoryInfo MessageTooLargeError MethodInfo Model ModelError ModelInfo NotFoundError PendingCall
+    AbortedError AlreadyExistsError AsyncClient AsyncModel CancelledError Change Client DeadlineExceededError Event
+    FailedPreconditionError Holder Host HostError HostInfo HostSummary InternalError InvalidArgumentError LoadPlan LogLine
+    MemoryInfo MessageTooLargeError MethodInfo Model ModelError ModelInfo ModelSummary NotFoundError PendingCall
     PermissionDeniedError ProtocolError ResourceExhaustedError SizeEstimate Status SyncReport TemplateInfo TemplatesInfo TensorInfo
     UnavailableError UnimplementedError UnloadReport VersionMismatchError WorkerInfo __version__ connect
     """.split()  # noqa: SIM905 - as a list it is a page
@@ -22,7 +22,7 @@ VERBS = set(
     """
     load_model unload_model unload_all_models retrieve_model get_model_size estimate_model_size deploy_model
     undeploy_model sync_local_models list_models get_model explain_model plan_load pin_model unpin_model memory_info
-    templates_info events model_logs log_lines host_info reload_config host_settings shutdown close
+    templates_info events watch model_logs log_lines host_info host_summary reload_config host_settings shutdown close
     """.split()  # noqa: SIM905 - as a list it is a page
 )
 

@@ -254,7 +254,7 @@ def test_what_is_not_known_of_a_model_is_not_on_the_page():
         ModelInfo("a", "READY", "/a", "t", workers=workers),
         ModelInfo("b", "READY", "/b", "t", workers=workers[1:]),
     ]
-    families = families_of(models, Snapshot([], MemoryInfo(), TemplatesInfo(), None, [], [], {}))
+    families = families_of(models, Snapshot([], MemoryInfo(), TemplatesInfo(), None, [], [], {}, []))
     samples = {family.name: family.samples for family in families}
     shown = {name: {s.labels["model_id"]: s.value for s in samples[f"hostd_model_{name}"]} for name in FIGURES}
     assert shown == {"rss_bytes": {"a": 12, "b": 7}, "gpu_bytes": {"a": 3}, "uss_bytes": {}}

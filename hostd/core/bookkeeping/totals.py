@@ -1,8 +1,8 @@
 """The cumulative counts of a model: what became of all its calls, and how long they waited and were computed.
 
-They are of an id, and not of a load: whoever counts by differences (Prometheus, Triton's clients) would take a reload
-or an eviction for a fault. Calls by the host are counted here, calls by lanes in their worker's page; how long a worker
-let a call wait and computed it is in its page for both.
+They are of an id, and not of a load, until it is unloaded: whoever counts by differences (Prometheus, Triton's
+clients) would take a reload or an eviction for a fault. Calls by the host are counted here, calls by lanes in their
+worker's page; how long a worker let a call wait and computed it is in its page for both.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ class Undeploying:
         self._registry.evicted.pop(undeploy.model_id, None)
         model = self._registry.models.get(undeploy.model_id)
         if model is None:
+            self._registry.totals.pop(undeploy.model_id, None)
             self._remove(undeploy)
         else:
             undeploy.step = Step.UNLOADING
