@@ -1,22 +1,24 @@
 """Records of models for fronts: of one that serves, loaded if it can be, and of one in whatever state.
 
 A record is kept for a moment, so that a burst of requests asks the host once. A front that hears that a model is not as
-its record says forgets it (`forget`).
+its record says forgets it (`forget`), and a request that does not fit it is looked at with a newer one (`planned`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from hostd.records import SERVING
-from hostd_workers.wire.errors import DeadlineExceededError, NotFoundError, Status
+from hostd_workers.wire.errors import DeadlineExceededError, HostError, NotFoundError, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hostd import AsyncClient, HostError, ModelInfo
+    from hostd import AsyncClient, ModelInfo
+
+T = TypeVar("T")
 
 FRESH_S: Final = 1.0
 """How long a record is taken as it is; a model that is replaced changes its methods no faster."""
@@ -65,6 +67,21 @@ class Models:
         if not done:
             raise DeadlineExceededError(f"model {model_id!r} did not serve within {timeout_s:g} s")
         return task.result()
+
+    async def planned(self, model_id: str, plan: Callable[[ModelInfo], T], timeout_s: float | None = None) -> T:
+        """Return what `plan` makes of a record; where it raises, and the model has been replaced since, of the new one.
+
+        Raises as `get` and `plan` do.
+        """
+        info = await self.get(model_id, timeout_s)
+        try:
+            return plan(info)
+        except HostError as error:
+            self.note(model_id, error)
+            newer = await self.get(model_id, timeout_s)
+            if newer.generation == info.generation:
+                raise
+        return plan(newer)
 
     async def record(self, model_id: str) -> ModelInfo:
         """Return the record of a model in any state, and load nothing. Raises `NotFoundError` as `get` does."""

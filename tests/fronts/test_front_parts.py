@@ -130,6 +130,27 @@ def test_a_record_is_forgotten_when_a_call_shows_that_it_may_be_outdated(error, 
     asyncio.run(body())
 
 
+def test_what_does_not_fit_a_kept_record_is_looked_at_with_that_of_the_model_that_replaced_it():
+    def plan(info):
+        seen.append(info.generation)
+        if info.generation == 1:
+            raise hostd.InvalidArgumentError("not in the first one")
+        return "planned"
+
+    async def body():
+        client = FakeClient(ready(generation=1))
+        models = Models(client)
+        with pytest.raises(hostd.InvalidArgumentError, match="not in the first one"):
+            await models.planned("m", plan)
+        assert seen == [1]  # the same model again would raise again
+        client.loaded["m"] = ready(generation=2)
+        assert await models.planned("m", plan) == "planned"
+        assert seen == [1, 1, 2]
+
+    seen = []
+    asyncio.run(body())
+
+
 def test_a_record_that_is_forgotten_while_it_is_asked_for_is_not_kept():
     async def body():
         client = FakeClient(ready())

@@ -232,6 +232,18 @@ def test_a_load_of_what_is_loaded_takes_changed_files(asking, models_dir, fronte
     asking.unload_model("changing")
 
 
+def test_a_model_that_has_replaced_another_gets_its_own_inputs_from_the_first_call_on(asking, tmp_path, fronted):
+    client = fronted.client()
+    for name in ("a", "b"):  # within the moment for which the record of the first is kept
+        source = f"def load(path):\n    return lambda {name}: {name}\n"
+        path = write_python(tmp_path / name, source)
+        (path / "model.yaml").write_text(f"signature: {{__call__: {{inputs: [{{name: {name}}}], passing: keywords}}}}")
+        client.load_model("replaced", path)
+        result = asking.infer("replaced", [given(name, np.ones(1), "FP64")])
+        assert result.as_numpy("output_0").tolist() == [1.0]
+        client.unload_model("replaced")
+
+
 def test_statistics_count_what_ended_well_and_what_did_not(asking):
     def counts():
         (of_model,) = asking.get_inference_statistics("team/kinds")["model_stats"]

@@ -102,7 +102,7 @@ class OpenInference:
         model_id = route.model_id
         length = protocol.header_length_of(asgi.header_of(scope, protocol.HEADER_LENGTH))
         if length == 0:
-            request = protocol.parse_raw(body, method_of(await self._models.get(model_id)))
+            request = await self._models.planned(model_id, lambda info: protocol.parse_raw(body, method_of(info)))
         else:
             request = protocol.parse(body, length, self._regions.reading())
         tensors = await self._inference.infer(model_id, request, request.timeout_s)

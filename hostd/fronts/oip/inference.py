@@ -49,9 +49,10 @@ class Inference:
     async def infer(self, model_id: str, request: InferRequest, timeout_s: float | None) -> list[Tensor]:
         """Call a method that returns once; return the wanted outputs. Without `timeout_s` the client's holds."""
         deadline = _Deadline(self._client, timeout_s)
+        method, (args, kwargs) = await self._models.planned(
+            model_id, lambda info: planned(info, request), deadline.left_s
+        )
         with self._noting(model_id):
-            info = await self._models.get(model_id, deadline.left_s)
-            method, (args, kwargs) = planned(info, request)
             result = await self._client.call(model_id, method.name, args, kwargs, deadline.left_s)
         return wanted(method, request, result)
 
@@ -66,9 +67,10 @@ class Inference:
         `plan` chooses the method and its arguments.
         """
         deadline = _Deadline(self._client, timeout_s)
+        info, (method, arguments) = await self._models.planned(
+            model_id, lambda info: (info, plan(info)), deadline.left_s
+        )
         with self._noting(model_id):
-            info = await self._models.get(model_id, deadline.left_s)
-            method, arguments = plan(info)
             call = (model_id, method.name, *arguments, deadline.left_s)
             if not method.streams:
                 yield Result(info, method, await self._client.call(*call), is_item=False)

@@ -157,11 +157,13 @@ class OpenAI:
     # Models
 
     async def _offering(self, model_id: str, method: str, lacks: str) -> ModelInfo:
-        info = await self._models.get(model_id, self._client.timeout_s)
-        if method not in info.methods:
-            known = ", ".join(sorted(info.methods)) or "none"
-            raise InvalidArgumentError(f"model {model_id!r} {lacks}: it has no method {method!r}, only {known}")
-        return info
+        def offering(info: ModelInfo) -> ModelInfo:
+            if method not in info.methods:
+                known = ", ".join(sorted(info.methods)) or "none"
+                raise InvalidArgumentError(f"model {model_id!r} {lacks}: it has no method {method!r}, only {known}")
+            return info
+
+        return await self._models.planned(model_id, offering, self._client.timeout_s)
 
     async def _usage(self, info: ModelInfo, prompt: Any, text: str) -> Usage | None:
         if COUNT_TOKENS not in info.methods:
