@@ -58,8 +58,15 @@ def connections(url, count):
 def front_of(host):
     """Return the process of the host's front; none if there is none now."""
     children = Path(f"/proc/{host.pid}/task/{host.pid}/children").read_text().split()
-    found = [int(pid) for pid in children if b"hostd.fronts.process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    found = [int(pid) for pid in children if b"hostd.fronts.process" in _command(pid)]
     return found[0] if found else None
+
+
+def _command(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended since it was listed
+        return b""
 
 
 def kill_front(host):
