@@ -95,14 +95,22 @@ class Access:
         """Return the role of a request with this header; `UnauthenticatedError` for a token that is not known."""
         if authorization is None:
             return self.anonymous
-        scheme, _, token = authorization.partition(b" ")
-        if scheme.lower() != b"bearer":
+        if authorization.partition(b" ")[0].lower() != b"bearer":
             raise UnauthenticatedError("the header Authorization must be `Bearer TOKEN`")
         # Looked up by its digest: how long that takes tells nothing of a token.
-        role = (self.tokens or {}).get(hashlib.sha256(token.strip()).digest())
+        role = (self.tokens or {}).get(_digest_of(authorization))
         if role is None:
             raise UnauthenticatedError("this token is not known; fronts.tokens names the file of those that are")
         return role
+
+
+def caller_of(authorization: bytes | None, address: str) -> bytes | str:
+    """Return by what a caller is known who shares places with others: the token, however written, or an address."""
+    return address if authorization is None else _digest_of(authorization)
+
+
+def _digest_of(authorization: bytes) -> bytes:
+    return hashlib.sha256(authorization.partition(b" ")[2].strip()).digest()
 
 
 def local_hosts(host: str) -> frozenset[str]:
@@ -158,7 +166,7 @@ def guarded(app: App, access: Access) -> App:
                 authorization = header_of(scope, b"authorization")
                 role = scope[_KEY] = access.role_of(authorization)
                 if access.places is not None:
-                    access.places.set_caller(authorization or (scope.get("client") or ("",))[0])
+                    access.places.set_caller(caller_of(authorization, (scope.get("client") or ("",))[0]))
                 IS_TRUSTED.set(role >= Role.LOAD)
             except HostError as error:
                 await asgi.send_response(send, error_response(error))

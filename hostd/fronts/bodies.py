@@ -1,8 +1,9 @@
 """What the bodies of all requests that a front is answering may take together.
 
 A body counts as it comes, inflated ones also as they are inflated, until its request is answered: what is made of it
-lies in memory for as long. The body that would be over is refused, and what it had counts no more, so of too many that
-come at a time some are read to their end. That a body was announced does not count: to announce costs nothing.
+lies in memory for as long. The body that would be over is refused, and counts no more when the rest of it has been read
+off, so of too many that come at a time some are read to their end. That a body was announced does not count: to
+announce costs nothing.
 
 Does not cover what one body may take: whoever reads it knows that. gRPC tells of a message when it has it whole.
 """

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from hostd.fronts.access import Access, Role, guarded, local_hosts, read_tokens, require
+from hostd.fronts.access import Access, Role, caller_of, guarded, local_hosts, read_tokens, require
 from hostd.fronts.errors import UnauthenticatedError
 from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError, PermissionDeniedError
 
@@ -40,6 +40,13 @@ def asked(access, needs=Role.CALL, method="POST", **headers):
 
 def status(*args, host="127.0.0.1:8000", **headers):
     return asked(*args, host=host, **headers)[0]
+
+
+def test_a_token_is_one_caller_however_it_is_written_and_others_are_their_addresses():
+    written = (b"Bearer abc", b"bearer  abc", b"BEARER abc ")
+    assert len({caller_of(authorization, "1.2.3.4") for authorization in written}) == 1
+    assert caller_of(b"Bearer abd", "1.2.3.4") != caller_of(b"Bearer abc", "1.2.3.4")
+    assert caller_of(None, "1.2.3.4") == "1.2.3.4"
 
 
 def test_each_role_allows_all_that_those_before_it_allow():

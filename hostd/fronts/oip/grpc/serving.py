@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import grpc
 
-from hostd.fronts.access import Role, check_role
+from hostd.fronts.access import Role, caller_of, check_role
 from hostd.fronts.errors import IS_TRUSTED
 from hostd_workers.wire.errors import HostError, sayable
 
@@ -87,9 +87,10 @@ async def _told(context: Context) -> AsyncIterator[None]:
 
 
 def _check(context: Context, access: Access, role: Role) -> None:
-    authorization = next((value for key, value in context.invocation_metadata() if key == "authorization"), None)
-    has = access.role_of(None if authorization is None else authorization.encode())
+    metadata = context.invocation_metadata()
+    authorization = next((value.encode() for key, value in metadata if key == "authorization"), None)
+    has = access.role_of(authorization)
     check_role(has, role, has_token=authorization is not None)
     IS_TRUSTED.set(has >= Role.LOAD)
     if access.places is not None:
-        access.places.set_caller(authorization or context.peer().rpartition(":")[0])
+        access.places.set_caller(caller_of(authorization, context.peer().rpartition(":")[0]))
