@@ -9,6 +9,7 @@ from driver import BOB, CONFIG, LAZY, Driver, source_of
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.views import ModelSummary
 from hostd_workers.wire.errors import (
     AbortedError,
     AlreadyExistsError,
@@ -225,6 +226,16 @@ def test_c16_what_was_loaded_well_since_does_not_say_that_its_last_load_failed(h
     host.unload()
     host.gone()
     assert host.error(host.retrieve()).message == "there is no model 'm'; no model is loaded"
+
+
+def test_what_somebody_merely_asked_for_is_in_no_summary_and_what_has_failed_is(lazy):
+    lazy.retrieve()
+    lazy.not_found(NOWHERE)
+    assert lazy.queries.summaries() == {}
+    assert lazy.queries.known("m") is None
+    lazy.load("failed", wait=False)
+    lazy.not_found(NOWHERE)
+    assert lazy.queries.summaries()["failed"] == ModelSummary("FAILED")
 
 
 def test_only_so_many_failures_are_kept():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 
 import pytest
@@ -11,6 +12,8 @@ from memory_driver import BUDGETED, KEPT, RESTLESS, MemoryDriver, is_refused
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
+from hostd.core.queries.views import lasting
+from hostd.views import ModelSummary
 from hostd_workers.wire.errors import (
     NotFoundError,
 )
@@ -199,6 +202,32 @@ def test_a_model_that_nobody_uses_for_its_time_is_evicted(tight):
     tight.gone()
     assert tight.queries.memory().evictions == {"IDLE": 1}
     assert tight.core.next_deadline() is None
+
+
+def test_a_summary_has_what_is_evicted_beside_what_is_loaded(tight):
+    tight.ready("n", 1000)
+    tight.call("n")
+    restless(tight)
+    tight.pass_time(5)
+    tight.gone()
+    tight.pin("n")
+    assert tight.queries.summaries() == {
+        "m": ModelSummary("EVICTED", reload_s=0.0),
+        "n": ModelSummary("READY", 1, 1000, 0.0, 1, pinned=True),
+    }
+
+
+def test_a_call_is_no_lasting_change_and_a_pin_and_an_eviction_are(tight):
+    restless(tight)
+    states = [lasting(tight.queries.known("m"))]
+    tight.end_call(tight.busy("m"))
+    assert lasting(tight.queries.known("m")) == states[0]
+    for change in (tight.pin, lambda: tight.pin(is_pinned=False), lambda: tight.pass_time(5), tight.gone):
+        change()
+        states.append(lasting(tight.queries.known("m")))
+    assert tight.queries.known("m").state == "EVICTED"
+    assert all(one != other for one, other in itertools.pairwise(states))
+    assert tight.queries.all_ids() == {"m"}
 
 
 @pytest.mark.timeout(20)
