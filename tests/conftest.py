@@ -57,8 +57,8 @@ QUICK = {"workers": {"drain_timeout_s": DRAIN_TIMEOUT_S}}
 SETTLE_S = 60.0
 """How long the end of what a test closed may take: a library's thread, a reaper that still tidies up."""
 
-MAY_STAY = ("/run/hostd", ".log", ".log.1")
-"""The directory of all hosts, and the logs of models in a host that goes on."""
+MAY_STAY = ("/run/hostd", ".log", ".log.1", "/state/sizes.sqlite")
+"""The directory of all hosts, and of a host that goes on the logs of models, and the sizes once it has learned some."""
 
 ECHO = """
     class Echo:
