@@ -53,6 +53,8 @@ _LOCAL_NAMES: Final = frozenset(("localhost", "127.0.0.1", "::1"))
 _GUARDS: Final = ((b"content-security-policy", b"default-src 'none'"), (b"x-content-type-options", b"nosniff"))
 """Headers of each answer that has not its own: what a browser takes for a page may load and run nothing."""
 
+_GUARDED: Final = frozenset(name for name, _ in _GUARDS)
+
 _MAX_FILE_BYTES: Final = 1 << 20
 _MIN_TOKEN_CHARS: Final = 16
 """Shorter ones can be guessed."""
@@ -190,9 +192,10 @@ async def _answered(app: App, scope: Scope, receive: Receive, send: Send) -> Non
         nonlocal has_begun
         has_begun = True
         if message["type"] == "http.response.start":
-            headers = list(message["headers"])
-            has = {name for name, _ in headers}
-            message["headers"] = [*headers, *(guard for guard in _GUARDS if guard[0] not in has)]
+            headers = message["headers"]
+            own = [name for name, _ in headers if name in _GUARDED]
+            guards = [guard for guard in _GUARDS if guard[0] not in own] if own else _GUARDS
+            message["headers"] = [*headers, *guards]
         await send(message)
 
     try:

@@ -51,8 +51,11 @@ class Response:
 
 def header_of(scope: Mapping[str, Any], name: bytes) -> bytes | None:
     """Return the first header of that name, which is in lower case; None if there is none."""
-    found: bytes | None = next((value for key, value in scope["headers"] if key == name), None)
-    return found
+    header: tuple[bytes, bytes]
+    for header in scope["headers"]:  # half of what a generator takes, and several are asked for in each request
+        if header[0] == name:
+            return header[1]
+    return None
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:

@@ -11,14 +11,9 @@ Does not cover what one body may take: whoever reads it knows that. gRPC tells o
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 from hostd.fronts.errors import FrontFullError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _HELD: ContextVar[_Held | None] = ContextVar("_HELD", default=None)
 """What the request of this context holds; None where nobody bounds it."""
@@ -36,24 +31,27 @@ class Bodies:
     def __repr__(self) -> str:
         return f"<Bodies {self.bytes} of {self.limit_bytes} bytes>"
 
-    @contextmanager
-    def holding(self) -> Iterator[None]:
-        """Count what `hold` is told in the block, until its end."""
-        held = _Held(self)
-        before = _HELD.set(held)
-        try:
-            yield
-        finally:
-            _HELD.reset(before)
-            held.take(-held.bytes)
+    def holding(self) -> _Held:
+        """Count what `hold` is told in the block of a `with`, until its end."""
+        return _Held(self)
 
 
 class _Held:
-    """The bytes that one request holds."""
+    """The bytes that one request holds. A class, because a generator takes three times as long, for every request."""
+
+    __slots__ = ("_before", "_bodies", "bytes")
 
     def __init__(self, bodies: Bodies) -> None:
         self.bytes = 0
         self._bodies = bodies
+
+    def __enter__(self) -> None:
+        self._before = _HELD.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        _HELD.reset(self._before)
+        if self.bytes:
+            self.take(-self.bytes)
 
     def take(self, size_bytes: int) -> None:
         bodies = self._bodies

@@ -225,6 +225,8 @@ def _numbers(flat: list[Any], datatype: str, where: str) -> Any:
 
 def narrower(array: Any, dtype: np.dtype[Any], where: str) -> Any:
     """Return an array of floats as another dtype. Raises `InvalidArgumentError` if values would become infinite."""
+    if array.dtype == dtype:
+        return array
     try:
         with np.errstate(over="raise"):
             return array.astype(dtype, copy=False)
