@@ -5,7 +5,7 @@ lies in memory for as long. The body that would be over is refused, and counts n
 off, so of too many that come at a time some are read to their end. That a body was announced does not count: to
 announce costs nothing.
 
-Does not cover what one body may take: whoever reads it knows that. gRPC tells of a message when it has it whole.
+Does not cover what one body may take: whoever reads it knows that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextvars import ContextVar
 
 from hostd.fronts.errors import FrontFullError
 
-_HELD: ContextVar[_Held | None] = ContextVar("_HELD", default=None)
+_HELD: ContextVar[Held | None] = ContextVar("_HELD", default=None)
 """What the request of this context holds; None where nobody bounds it."""
 
 
@@ -31,12 +31,12 @@ class Bodies:
     def __repr__(self) -> str:
         return f"<Bodies {self.bytes} of {self.limit_bytes} bytes>"
 
-    def holding(self) -> _Held:
+    def holding(self) -> Held:
         """Count what `hold` is told in the block of a `with`, until its end."""
-        return _Held(self)
+        return Held(self)
 
 
-class _Held:
+class Held:
     """The bytes that one request holds. A class, because a generator takes three times as long, for every request."""
 
     __slots__ = ("_before", "_bodies", "bytes")
@@ -50,10 +50,15 @@ class _Held:
 
     def __exit__(self, *_: object) -> None:
         _HELD.reset(self._before)
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Count nothing any more."""
         if self.bytes:
             self.take(-self.bytes)
 
     def take(self, size_bytes: int) -> None:
+        """Count so much more, or less. Raises `FrontFullError`."""
         bodies = self._bodies
         with bodies.changing:
             if size_bytes > 0 and bodies.bytes + size_bytes > bodies.limit_bytes:

@@ -26,10 +26,10 @@ from hostd.fronts.access import Access, Role, guarded, local_hosts, read_tokens
 from hostd.fronts.app import app
 from hostd.fronts.certificate import check_certificate
 from hostd.fronts.places import Places
-from hostd.fronts.process import SERVES
+from hostd.fronts.process import SERVES, run_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Mapping
 
     from hostd.fronts.process import Words
 
@@ -67,16 +67,7 @@ def serve(order: Mapping[str, Any], words: Words) -> None:
     if order["certificate"] is not None:
         check_certificate(order["certificate"], order["key"])
     with contextlib.suppress(KeyboardInterrupt):  # how uvicorn passes SIGINT on
-        _run(_serve(order, listener, access, words))
-
-
-def _run(main: Coroutine[Any, Any, None]) -> None:
-    try:
-        import uvloop  # noqa: PLC0415 - not on every platform
-    except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
+        run_loop(_serve(order, listener, access, words))
 
 
 async def _serve(order: Mapping[str, Any], listener: socket.socket, access: Access, words: Words) -> None:

@@ -17,9 +17,12 @@ import signal
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from hostd_workers.wire.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
 
 ORDER_VARIABLE: Final = "HOSTD_FRONT"
 """What a front is told, as JSON."""
@@ -79,6 +82,16 @@ def run() -> NoReturn:
         words.say(str(error).encode())
         sys.exit(1)
     sys.exit(0)
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run what serves in the fastest event loop that there is."""
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
 
 
 def _end_with(parent: int) -> None:

@@ -2,8 +2,7 @@
 
 Rules
 1. The listening sockets are the supervisor's, for as long as it lives: while a front ends and starts again, connections
-   wait in their queue, and none is refused. gRPC takes no socket: the address of its front is kept by one that does not
-   listen, so that nobody else gets it, and connections are refused until the front is back; its clients try again.
+   wait in their queue, and none is refused.
 2. A front is a child of this process's first thread and ends with it (PR_SET_PDEATHSIG, set by the front itself). It
    is in the supervisor's session, so nobody takes it for what a worker left (`processes/spawner`, rule 3), and in a
    process group of its own, so a terminal's Ctrl-C is not for it.
@@ -60,15 +59,12 @@ _ABOVE: Final = 8
 _WORD_BYTES: Final = 4096
 _NEEDS: Final = {
     "http": ("starlette", "uvicorn", "httptools", "orjson", "numpy"),
-    "grpc": ("grpc", "orjson", "numpy"),
+    "grpc": ("hpack", "google.protobuf", "orjson", "numpy"),
 }
 """The packages of each protocol, which is also the scheme of its URLs and the extra that brings them."""
 
 _PROTOCOLS: Final = {"http": "http", "grpc": "grpc", "modelmesh": "grpc"}
 """By front what it speaks."""
-
-_BINDS_ITSELF: Final = "grpc"
-"""The protocol whose fronts are told where to listen, and get no socket."""
 
 _ROLES_HERE: Final = {"http": "call", "grpc": "call", "modelmesh": "load"}
 """What somebody without a token may do at an address of this machine, if the configuration does not say."""
@@ -144,7 +140,7 @@ class Fronts(Closing):
             address = getattr(config.fronts, name)
             if address is not None:
                 _check_installed(name, protocol)
-                listener, host = listening(name, address, is_kept=protocol == _BINDS_ITSELF)
+                listener, host = listening(name, address)
                 scheme = protocol if config.fronts.certificate is None else f"{protocol}s"
                 url = f"{scheme}://{host}:{listener.getsockname()[1]}"
                 self._known[name] = _Front(name, listener, url, loop.create_future())
@@ -295,8 +291,15 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # what it is a part of is missing
+        return False
+
+
 def _check_installed(name: str, protocol: str) -> None:
-    if missing := [package for package in _NEEDS[protocol] if importlib.util.find_spec(package) is None]:
+    if missing := [package for package in _NEEDS[protocol] if not _is_installed(package)]:
         raise FailedPreconditionError(
             f"the {name} front needs {', '.join(missing)}, which {sys.executable} does not have; install with: "
             f"{install_extras(protocol)}"

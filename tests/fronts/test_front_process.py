@@ -95,7 +95,7 @@ def test_tokens_that_cannot_be_read_end_the_start_with_the_fronts_own_words(fron
         fronted(tokens=str(tmp_path / "nix"))
 
 
-@pytest.mark.parametrize(("front", "package"), [("http", "uvicorn"), ("grpc", "grpc")])
+@pytest.mark.parametrize(("front", "package"), [("http", "uvicorn"), ("grpc", "hpack"), ("grpc", "google.protobuf")])
 def test_a_package_that_is_missing_is_named_with_what_installs_it(tmp_path, front, package):
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules['{package}'] = None\n")  # found by nobody
     run = subprocess.run(

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 pytest.importorskip("google.protobuf", reason="the extra `grpc`")
-pytest.importorskip("grpc", reason="the extra `grpc`")
+pytest.importorskip("grpc", reason="whose statuses the host's are")
+
+import grpc
 
 import hostd
 from hostd.fronts.datatypes import DTYPES
+from hostd.fronts.grpc import heads
 from hostd.fronts.oip import describing
-from hostd.fronts.oip.grpc import conversion, serving
+from hostd.fronts.oip.grpc import conversion
 from hostd.fronts.oip.grpc.messages import InferRequestMessage, message
 from hostd.fronts.oip.requests import InferRequest, Place, RequestedOutput
 from hostd.fronts.tensors import Tensor
@@ -93,12 +96,12 @@ def test_a_configuration_names_every_datatype_as_triton_does():
     assert (config.input[-2].data_type, config.input[-1].data_type) == (13, 0)
 
 
-def test_every_status_has_its_code():
-    assert {status.name for status in Status} == {serving.CODES[status].name for status in Status}
+def test_every_status_is_one_of_grpc():
+    assert {(status.name, int(status)) for status in Status} == {(code.name, code.value[0]) for code in grpc.StatusCode}
 
 
 @pytest.mark.parametrize("words", ["x" * 100_000, "ü" * 100_000, "\ud800", "short"])
 def test_the_words_of_an_error_fit_a_trailer(words):
-    told = serving.words_of(HostError(words))
-    assert len(quote(told, safe=" ")) <= serving.MAX_MESSAGE_BYTES + len(" ...")
+    told = heads.words_of(HostError(words))
+    assert len(quote(told, safe=" ")) <= heads.MAX_WORDS_BYTES + len(" ...")
     assert told == "short" or len(words) == 1 or told.endswith(" ...")

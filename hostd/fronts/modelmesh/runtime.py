@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from hostd.fronts.grpc.serving import left_s
 from hostd.fronts.modelmesh.messages import (
     LoadResponse,
     PredictResponse,
@@ -24,7 +25,6 @@ from hostd.fronts.modelmesh.messages import (
 )
 from hostd.fronts.modelmesh.parameters import FORWARDED, ID_PATH, bounds_of, capacity_bytes
 from hostd.fronts.modelmesh.sizes import disk_bytes_of, predicted_bytes, seen_bytes_of
-from hostd.fronts.oip.grpc.serving import left_s
 from hostd.records import SERVING
 from hostd.version import __version__
 from hostd_workers.wire.errors import (
@@ -39,8 +39,8 @@ from hostd_workers.wire.errors import (
 
 if TYPE_CHECKING:
     from hostd import AsyncClient, ModelInfo
+    from hostd.fronts.grpc.serving import Context
     from hostd.fronts.modelmesh.parameters import Bounds, Overrides
-    from hostd.fronts.oip.grpc.serving import Context
     from hostd.records import SizeEstimate
 
 TYPE: Final = "modelmesh"

@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from hostd.fronts import grpc_server
 from hostd.fronts.access import Role
+from hostd.fronts.grpc.serving import served
 from hostd.fronts.modelmesh.messages import RUNTIME
 from hostd.fronts.modelmesh.parameters import bounds_of, capacity_bytes, overrides_of
 from hostd.fronts.modelmesh.runtime import Runtime
 from hostd.fronts.oip.grpc.messages import rpcs_of
-from hostd.fronts.oip.grpc.services import handlers
-from hostd.fronts.oip.grpc.serving import served
+from hostd.fronts.oip.grpc.services import methods
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import grpc
-
     from hostd import AsyncClient
-    from hostd.fronts.access import Access
     from hostd.fronts.bodies import Bodies
+    from hostd.fronts.grpc.serving import Methods
     from hostd.fronts.process import Words
 
 
@@ -37,17 +35,15 @@ def serve(order: Mapping[str, Any], words: Words) -> None:
     grpc_server.serve(order, words, _services)
 
 
-async def _services(
-    client: AsyncClient, access: Access, max_body_bytes: int, bodies: Bodies
-) -> list[grpc.GenericRpcHandler]:
+async def _services(client: AsyncClient, max_body_bytes: int, bodies: Bodies) -> Methods:
     overrides = overrides_of(os.environ)
     capacity_bytes(overrides, await client.memory_info())
     runtime = Runtime(client, overrides, bounds_of(overrides, await client.host_settings()))
-    methods = {
+    of_runtime = {
         "runtimeStatus": (Role.LOAD, runtime.status),
         "loadModel": (Role.LOAD, runtime.load),
         "unloadModel": (Role.LOAD, runtime.unload),
         "predictModelSize": (Role.LOAD, runtime.predict_size),
         "modelSize": (Role.READ, runtime.size),
     }
-    return [served(RUNTIME, rpcs_of(RUNTIME), methods, access), *handlers(client, access, max_body_bytes, bodies)]
+    return served(RUNTIME, rpcs_of(RUNTIME), of_runtime) | methods(client, max_body_bytes, bodies)

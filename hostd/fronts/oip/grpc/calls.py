@@ -16,10 +16,11 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from hostd.fronts.bodies import hold
+from hostd.fronts.grpc.heads import words_of
+from hostd.fronts.grpc.serving import left_s
 from hostd.fronts.oip import describing
 from hostd.fronts.oip.grpc.conversion import request_of, response_of
 from hostd.fronts.oip.grpc.messages import InferResponseMessage, StreamResponseMessage
-from hostd.fronts.oip.grpc.serving import left_s, words_of
 from hostd.fronts.oip.inference import planned, wanted
 from hostd.fronts.oip.requests import of_type
 from hostd_workers.wire.errors import HostError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from hostd.fronts.bodies import Bodies
-    from hostd.fronts.oip.grpc.serving import Context
+    from hostd.fronts.grpc.serving import Context
     from hostd.fronts.oip.inference import Inference
     from hostd.fronts.oip.requests import InferRequest
     from hostd.fronts.oip.shm import Regions
@@ -54,10 +55,8 @@ class Calls:
     async def infer(self, message: Any, context: Context) -> Any:
         """Answer a request."""
         describing.check_version(message.model_name, message.model_version)
-        with self._bodies.holding():
-            hold(message.ByteSize())
-            request = request_of(message, self._regions.reading())
-            tensors = await self._inference.infer(message.model_name, request, left_s(context, request.timeout_s))
+        request = request_of(message, self._regions.reading())
+        tensors = await self._inference.infer(message.model_name, request, left_s(context, request.timeout_s))
         return response_of(message.model_name, request, tensors, self._regions.write)
 
     async def stream(self, messages: AsyncIterator[Any], context: Context) -> None:

@@ -9,7 +9,7 @@ from hostd.fronts.oip.grpc.messages import HEALTH, INFERENCE, message
 from hostd_workers.wire.errors import HostError, NotFoundError
 
 if TYPE_CHECKING:
-    from hostd.fronts.oip.grpc.serving import Context
+    from hostd.fronts.grpc.serving import Context
     from hostd.fronts.oip.service import Service
 
 SERVICES: Final = ("", INFERENCE, HEALTH)

@@ -8,7 +8,7 @@ from hostd.fronts.oip.grpc.messages import message
 from hostd_workers.wire.errors import UnimplementedError
 
 if TYPE_CHECKING:
-    from hostd.fronts.oip.grpc.serving import Context
+    from hostd.fronts.grpc.serving import Context
     from hostd.fronts.oip.shm import Regions
 
 

@@ -7,29 +7,19 @@ protobuf than the one that they were made for, while a set of descriptors (`.ci/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from hostd.fronts.grpc.serving import Rpc
+
 INFERENCE: Final = "inference.GRPCInferenceService"
 HEALTH: Final = "grpc.health.v1.Health"
 REFLECTION: Final = "grpc.reflection.v1alpha.ServerReflection"
 
 _FILE: Final = "descriptors.binpb"
-
-
-@dataclass(frozen=True)
-class Rpc:
-    """A method of a service: its messages, and which side sends many."""
-
-    name: str
-    request: Any
-    response: Any
-    is_of_many_requests: bool
-    is_of_many_responses: bool
 
 
 POOL: Final = descriptor_pool.DescriptorPool()

@@ -10,7 +10,7 @@ from hostd_workers.wire.errors import Status
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from hostd.fronts.oip.grpc.serving import Context
+    from hostd.fronts.grpc.serving import Context
 
 V1: Final = "grpc.reflection.v1.ServerReflection"
 """Its newer name; the messages are the same."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hostd.fronts.access import Role
+from hostd.fronts.grpc.serving import served
 from hostd.fronts.models import Models
 from hostd.fronts.oip.grpc.calls import Calls
 from hostd.fronts.oip.grpc.control import Control, no_log_settings, no_trace
@@ -12,24 +13,20 @@ from hostd.fronts.oip.grpc.health import Health
 from hostd.fronts.oip.grpc.memory import Memory, no_cuda
 from hostd.fronts.oip.grpc.messages import HEALTH, INFERENCE, REFLECTION, rpcs_of
 from hostd.fronts.oip.grpc.reflection import V1, reflect
-from hostd.fronts.oip.grpc.serving import served
 from hostd.fronts.oip.inference import Inference
 from hostd.fronts.oip.service import Service
 from hostd.fronts.oip.shm import Regions
 
 if TYPE_CHECKING:
-    import grpc
-
     from hostd import AsyncClient
-    from hostd.fronts.access import Access
     from hostd.fronts.bodies import Bodies
-    from hostd.fronts.oip.grpc.serving import Handler
+    from hostd.fronts.grpc.serving import Handler, Methods
 
 
-def handlers(client: AsyncClient, access: Access, max_body_bytes: int, bodies: Bodies) -> list[grpc.GenericRpcHandler]:
-    """Return what a server of `grpc.aio` serves for a client's host; for one event loop.
+def methods(client: AsyncClient, max_body_bytes: int, bodies: Bodies) -> Methods:
+    """Return what a server serves for a client's host; for one event loop.
 
-    A request reads at most `max_body_bytes` of shared memory; its message, which the server bounds, counts in `bodies`.
+    A request reads at most `max_body_bytes` of shared memory; what is taken of a stream of messages counts in `bodies`.
     """
     models = Models(client)
     regions = Regions(max_body_bytes)
@@ -41,11 +38,10 @@ def handlers(client: AsyncClient, access: Access, max_body_bytes: int, bodies: B
     }
     of_reflection: dict[str, tuple[Role, Handler]] = {"ServerReflectionInfo": (Role.NONE, reflect)}
     inference = _of_inference(Calls(Inference(client, models), regions, bodies), Control(service), Memory(regions))
-    return [
-        served(INFERENCE, rpcs_of(INFERENCE), inference, access),
-        served(HEALTH, rpcs_of(HEALTH), of_health, access),
-        *(served(name, rpcs_of(REFLECTION), of_reflection, access) for name in (REFLECTION, V1)),
-    ]
+    found = served(INFERENCE, rpcs_of(INFERENCE), inference) | served(HEALTH, rpcs_of(HEALTH), of_health)
+    for name in (REFLECTION, V1):
+        found |= served(name, rpcs_of(REFLECTION), of_reflection)
+    return found
 
 
 def _of_inference(calls: Calls, control: Control, memory: Memory) -> dict[str, tuple[Role, Handler]]:
