@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from hostd.fronts.access import Role, caller_of, check_role
 from hostd.fronts.encodings import inflated
 from hostd.fronts.errors import IS_TRUSTED
-from hostd.fronts.grpc.framing import Assembling, framed
+from hostd.fronts.grpc.framing import PREFIX_BYTES, Assembling, framed
 from hostd.fronts.grpc.heads import BEGIN, ENCODINGS, SUCCESS, failure
 from hostd_workers.wire.errors import (
     HostError,
@@ -101,11 +101,11 @@ class Call:
         self._messages.extend(self._assembling.take(data))
         self._ungranted_bytes += len(data)
         if not self._method.rpc.is_of_many_requests:
-            if len(self._messages) > 1 or (is_last and not self._messages):
-                raise InvalidArgumentError(f"got {len(self._messages)} messages, and this method takes one")
+            if len(self._messages) > 1 or (is_last and (not self._messages or self._assembling.bytes)):
+                raise InvalidArgumentError("this method takes one message, and got none, a part of one, or more")
             self.is_ready = is_last
         if not self._messages:
-            self._grant()
+            self._grant(self._ungranted_bytes)
         self._came.set()
 
     def on_drained(self) -> None:
@@ -162,9 +162,9 @@ class Call:
         while True:
             while self._messages:
                 message, is_compressed = self._messages.popleft()
-                if not self._messages:
-                    self._grant()
-                self._held.take(-len(message))
+                taken_bytes = PREFIX_BYTES + len(message)
+                self._held.take(-taken_bytes)
+                self._grant(min(taken_bytes, self._ungranted_bytes) if self._messages else self._ungranted_bytes)
                 with self._exchange.served.bodies.holding():
                     decoded = await self._decoded(message, is_compressed)
                 yield decoded
@@ -183,7 +183,7 @@ class Call:
         except DecodeError as error:
             raise InternalError(f"a message cannot be read: {error}") from None
 
-    def _grant(self) -> None:
-        """Let the client send as much more as was taken."""
-        self._exchange.connection.grant(self.stream, self._ungranted_bytes)
-        self._ungranted_bytes = 0
+    def _grant(self, size_bytes: int) -> None:
+        """Let the client send as much more."""
+        self._ungranted_bytes -= size_bytes
+        self._exchange.connection.grant(self.stream, size_bytes)

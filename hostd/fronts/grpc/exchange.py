@@ -45,7 +45,6 @@ class Exchange:
         self.flush()
 
     def flush(self) -> None:
-        """Send what is ready."""
-        ready = self.connection.take()
-        if ready and not self.transport.is_closing():
+        """Send what is ready, to a client that has greeted."""
+        if self.connection.is_greeted and (ready := self.connection.take()) and not self.transport.is_closing():
             self.transport.write(ready)

@@ -11,6 +11,7 @@ Message: TypeAlias = tuple[bytes, bool]
 """The bytes of a message, and whether they are compressed."""
 
 _PREFIX: Final = struct.Struct(">BI")
+PREFIX_BYTES: Final = _PREFIX.size
 
 
 def framed(message: bytes) -> bytes:
@@ -42,7 +43,7 @@ class Assembling:
         found: list[Message] = []
         self._parts.append(data)
         self.bytes += len(data)
-        while self.bytes >= (_PREFIX.size if self._wanted_bytes is None else self._wanted_bytes):
+        while self.bytes >= (PREFIX_BYTES if self._wanted_bytes is None else self._wanted_bytes):
             whole = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
             if self._wanted_bytes is None:
                 flag, length = _PREFIX.unpack_from(whole)
@@ -51,10 +52,10 @@ class Assembling:
                         f"a message of the request has {length} bytes, at most {self._max_bytes} are accepted "
                         "(fronts.max_body_bytes): send less at a time"
                     )
-                self._is_compressed, self._wanted_bytes = bool(flag), _PREFIX.size + length
+                self._is_compressed, self._wanted_bytes = bool(flag), PREFIX_BYTES + length
                 self._parts = [whole]
                 continue
-            found.append((whole[_PREFIX.size : self._wanted_bytes], self._is_compressed))
+            found.append((whole[PREFIX_BYTES : self._wanted_bytes], self._is_compressed))
             rest = whole[self._wanted_bytes :]
             self._parts, self.bytes, self._wanted_bytes = [rest], len(rest), None
         return found

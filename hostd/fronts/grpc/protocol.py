@@ -71,10 +71,9 @@ class Protocol(asyncio.Protocol):
     # The transport's side
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Greet the client."""
+        """Wait for the client's greeting: who speaks another protocol would not understand ours."""
         self.exchange = Exchange(self._served, transport)
         self._protocols.add(self)
-        self.exchange.flush()
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Drop all calls."""
@@ -230,8 +229,7 @@ class Protocol(asyncio.Protocol):
                 self.exchange.connection.release()
 
     def _say_goodbye(self) -> None:
-        if not self.exchange.connection.is_greeted:
-            self.exchange.connection.take()
-            self.exchange.transport.write(_NOT_HTTP_2)
         self.exchange.flush()
+        if not self.exchange.connection.is_greeted:
+            self.exchange.transport.write(_NOT_HTTP_2)
         self.exchange.transport.close()
