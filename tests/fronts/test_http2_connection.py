@@ -105,7 +105,7 @@ def test_a_request_is_answered_with_a_head_a_body_and_trailers(peer):
     assert peer.body() == b"answer"
     assert peer.of_kind(h2.events.TrailersReceived)[0].headers == [(b"grpc-status", b"0")]
     assert peer.of_kind(h2.events.StreamEnded)[0].stream_id == stream_id
-    assert peer.ours.streams == []
+    assert not peer.ours.streams
 
 
 def test_an_answer_before_the_request_is_whole_asks_for_no_more_of_it(peer):

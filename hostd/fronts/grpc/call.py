@@ -89,7 +89,7 @@ class Call:
     async def write(self, message: Any) -> None:
         """Send a message of many, and return when the client has room for the next."""
         self._send(message)
-        self._exchange.flush()
+        self._exchange.flush_soon(is_alone=len(self._exchange.connection.streams) <= 1)
         if self.stream.waiting:
             self._drained = asyncio.get_running_loop().create_future()
             await self._drained

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hostd.fronts.grpc.heads import head_of
 from hostd.fronts.http2.connection import Connection
 
 if TYPE_CHECKING:
-    import asyncio
-
     from hostd.fronts.access import Access
     from hostd.fronts.bodies import Bodies
     from hostd.fronts.grpc.serving import Methods
     from hostd.fronts.http2.stream import Stream
+
+_MANY_FRAMES: Final = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,8 @@ class Exchange:
         self.connection = Connection(head_of)
         self.transport = transport
         self.address = str((transport.get_extra_info("peername") or ("",))[0])
+        self._loop = asyncio.get_running_loop()
+        self._is_flushing = False
 
     def __repr__(self) -> str:
         return f"<Exchange {self.address} {self.connection!r}>"
@@ -42,9 +45,21 @@ class Exchange:
     def end(self, stream: Stream, block: bytes) -> None:
         """End a response."""
         self.connection.end(stream, block)
-        self.flush()
+        self.flush_soon(is_alone=not self.connection.streams)
+
+    def flush_soon(self, *, is_alone: bool) -> None:
+        """Send what is ready; if other calls run, with what they say in this turn of the loop: to send takes 70 us."""
+        if is_alone or self.connection.ready_frames >= _MANY_FRAMES:
+            self.flush()
+        elif not self._is_flushing:
+            self._is_flushing = True
+            self._loop.call_soon(self._flush_in_turn)
 
     def flush(self) -> None:
         """Send what is ready, to a client that has greeted."""
         if self.connection.is_greeted and (ready := self.connection.take()) and not self.transport.is_closing():
             self.transport.write(ready)
+
+    def _flush_in_turn(self) -> None:
+        self._is_flushing = False
+        self.flush()

@@ -150,7 +150,7 @@ class Protocol(asyncio.Protocol):
         self.exchange.flush()
 
     def _look_at_streams(self) -> None:
-        for stream in self.exchange.connection.streams:
+        for stream in list(self.exchange.connection.streams):
             if stream.waiting:
                 stream.stalled_looks += 1
                 if stream.stalled_looks >= READ_LOOKS:

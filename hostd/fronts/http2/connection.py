@@ -40,7 +40,7 @@ from hostd.fronts.http2.sending import Sending
 from hostd.fronts.http2.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from hostd.fronts.http2.events import Event
     from hostd.fronts.http2.heads import Fields
@@ -106,9 +106,14 @@ class Connection(Generic[T]):
         return f"<Connection {self._sending!r} held={self._held_streams}>"
 
     @property
-    def streams(self) -> list[Stream]:
+    def streams(self) -> Collection[Stream]:
         """The streams whose response has not ended."""
-        return list(self._sending.streams.values())
+        return self._sending.streams.values()
+
+    @property
+    def ready_frames(self) -> int:
+        """How many frames `take` would return."""
+        return len(self._sending.frames)
 
     @property
     def is_greeted(self) -> bool:
