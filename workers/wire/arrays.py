@@ -151,13 +151,18 @@ def _describe(numpy: Any, dtype: Any) -> Any:
 def _parse_dtype(numpy: Any, dtype: Any) -> Any:
     try:
         if isinstance(dtype, str):
-            parsed = numpy.dtype(_checked(dtype))
+            parsed = _named(numpy, dtype)
         else:
             parsed = numpy.lib.format.descr_to_dtype(_fields(dtype, iter(range(MAX_FIELDS))))
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, RecursionError) as error:
         # reprlib, because the repr of what a peer sent may be huge, or nested more deeply than repr can go.
         raise InvalidArgumentError(f"a malformed array: unknown dtype {reprlib.repr(dtype)} ({error})") from None
     return parsed
+
+
+@lru_cache(maxsize=64)
+def _named(numpy: Any, dtype: str) -> Any:
+    return numpy.dtype(_checked(dtype))
 
 
 def _checked(dtype: str) -> str:
