@@ -27,14 +27,13 @@ from urllib.parse import urlsplit
 
 from hostd.fronts import asgi
 from hostd.fronts.asgi import error_response, header_of
-from hostd.fronts.errors import IS_TRUSTED, UnauthenticatedError
+from hostd.fronts.errors import IS_TRUSTED, FrontEndsError, UnauthenticatedError
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
     HostError,
     InternalError,
     InvalidArgumentError,
     PermissionDeniedError,
-    UnavailableError,
 )
 
 if TYPE_CHECKING:
@@ -203,9 +202,7 @@ async def _answered(app: App, scope: Scope, receive: Receive, send: Send) -> Non
     except asyncio.CancelledError:  # by the server, which ends
         if has_begun or scope["type"] != "http":
             raise
-        await asgi.send_response(
-            sent, error_response(UnavailableError("this front ends; another one starts: ask again"))
-        )
+        await asgi.send_response(sent, error_response(FrontEndsError()))
     except Exception:
         _log.exception("a defect; please report it")
         if has_begun or scope["type"] != "http":

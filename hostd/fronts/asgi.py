@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from hostd.fronts.bodies import hold
-from hostd.fronts.errors import body_of, headers_of, http_status_of
+from hostd.fronts.errors import FrontEndsError, body_of, headers_of, http_status_of
 from hostd.fronts.json_text import json_of
 from hostd_workers.wire.errors import HostError, MessageTooLargeError, ResourceExhaustedError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import AsyncIterator, Coroutine, Mapping
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -128,6 +128,15 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         raise  # the server ends
     finally:
         gone.cancel()
+
+
+@contextlib.asynccontextmanager
+async def telling_the_end() -> AsyncIterator[None]:
+    """Have what cancels the block be an error that a stream can tell: the server ends, or nobody listens any more."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise FrontEndsError from None
 
 
 async def _gone(receive: Receive) -> None:

@@ -18,6 +18,7 @@ from hostd_workers.wire.errors import (
     NotFoundError,
     ResourceExhaustedError,
     Status,
+    UnavailableError,
     UnimplementedError,
     sayable,
 )
@@ -51,6 +52,13 @@ HTTP_STATUS: Final[Mapping[Status, int]] = MappingProxyType(
         Status.DEADLINE_EXCEEDED: 504,
     }
 )
+
+
+class FrontEndsError(UnavailableError):
+    """A front ends before it has answered."""
+
+    def __init__(self) -> None:
+        super().__init__("this front ends; another one starts: ask again")
 
 
 class NoSuchRouteError(NotFoundError):

@@ -189,6 +189,44 @@ def test_what_a_front_that_ends_has_not_answered_is_to_be_asked_again(fronted, m
     eventually(lambda: front_of(host) not in (None, pid), "there is another front")
 
 
+STREAMED = """
+import pathlib, time
+class Streamed:
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+    def generate(self, prompt):
+        yield "first"
+        while not (self.path / "go on").exists():
+            time.sleep(0.01)
+def load(path):
+    return Streamed(path)
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v2/models/m/generate_stream", {"text_input": "x"}),
+        ("/v1/completions", {"model": "m", "prompt": "x", "stream": True}),
+        ("/v1/models/m/call/generate?stream=true", {"args": ["x"]}),
+    ],
+)
+def test_a_stream_that_a_front_ends_says_so(fronted, model_dir, path, body):
+    host, files = fronted(), model_dir(STREAMED)
+    host.client().load_model("m", files)
+    request = urllib.request.Request(
+        url_of(host) + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+        while b"first" not in answer.readline():
+            pass
+        os.kill(front_of(host), signal.SIGTERM)
+        rest = answer.read()
+    assert b"this front ends; another one starts: ask again" in rest
+    assert b"[DONE]" not in rest
+    go_on(files)
+
+
 def test_models_that_end_do_not_take_the_front_along(fronted, model_dir):
     host = fronted()
     client, pid = host.client(), front_of(host)

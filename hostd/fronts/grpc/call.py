@@ -18,14 +18,13 @@ from google.protobuf.message import DecodeError
 
 from hostd.fronts.access import Role, caller_of, check_role
 from hostd.fronts.encodings import inflated
-from hostd.fronts.errors import IS_TRUSTED
+from hostd.fronts.errors import IS_TRUSTED, FrontEndsError
 from hostd.fronts.grpc.framing import PREFIX_BYTES, Assembling, framed
 from hostd.fronts.grpc.heads import BEGIN, ENCODINGS, SUCCESS, failure
 from hostd_workers.wire.errors import (
     HostError,
     InternalError,
     InvalidArgumentError,
-    UnavailableError,
     UnimplementedError,
 )
 
@@ -126,7 +125,7 @@ class Call:
         except HostError as error:
             self.refuse(error)
         except asyncio.CancelledError:
-            self.refuse(UnavailableError("this front ends; another one starts: ask again"))
+            self.refuse(FrontEndsError())
             raise
         except Exception:  # noqa: BLE001 - a handler's defect is an answer like another
             _log.exception("a defect; please report it")

@@ -134,7 +134,7 @@ class OpenInference:
         request = generate.parse(body)
         has_begun = False
         try:
-            async with aclosing(self._results(route.model_id, request)) as results:
+            async with asgi.telling_the_end(), aclosing(self._results(route.model_id, request)) as results:
                 async for result in results:
                     answer = generate.event(generate.answer(result.info, describing.VERSION, request, result.value))
                     if not has_begun:

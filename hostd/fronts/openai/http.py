@@ -107,7 +107,7 @@ class OpenAI:
         (prompt,) = request.prompts
         has_begun, text = False, ""
         try:
-            async with aclosing(self._pieces(info, request, prompt)) as pieces:
+            async with asgi.telling_the_end(), aclosing(self._pieces(info, request, prompt)) as pieces:
                 async for piece in pieces:
                     if not has_begun:
                         await send({"type": "http.response.start", "status": 200, "headers": _EVENTS})

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import hostd
-from hostd.fronts.errors import body_of
+from hostd.fronts.errors import FrontEndsError, body_of
 from hostd.fronts.verbs.answers import HEADERS, failed
 from hostd.fronts.verbs.leaving import ended, gone
 from hostd.fronts.verbs.route import EVENTS
@@ -100,6 +100,10 @@ class EventStream:
                     return
                 if following.done():
                     following = asyncio.ensure_future(self._next() if error is None else _nothing())
+        except asyncio.CancelledError:
+            if not is_open:
+                raise
+            await send({"type": "http.response.body", "body": block("error", body_of(FrontEndsError()))})
         finally:
             await ended(following)
 
