@@ -14,6 +14,7 @@ import threading
 from contextvars import ContextVar
 
 from hostd.fronts.errors import FrontFullError
+from hostd_workers.wire.errors import CancelledError
 
 _HELD: ContextVar[Held | None] = ContextVar("_HELD", default=None)
 """What the request of this context holds; None where nobody bounds it."""
@@ -39,28 +40,33 @@ class Bodies:
 class Held:
     """The bytes that one request holds. A class, because a generator takes three times as long, for every request."""
 
-    __slots__ = ("_before", "_bodies", "bytes")
+    __slots__ = ("_before", "_bodies", "_is_over", "bytes")
 
     def __init__(self, bodies: Bodies) -> None:
         self.bytes = 0
         self._bodies = bodies
+        self._is_over = False
 
     def __enter__(self) -> None:
         self._before = _HELD.set(self)
 
     def __exit__(self, *_: object) -> None:
         _HELD.reset(self._before)
-        self.give_back()
+        self.end()
 
-    def give_back(self) -> None:
-        """Count nothing any more."""
-        if self.bytes:
-            self.take(-self.bytes)
+    def end(self) -> None:
+        """Count nothing any more; what still takes, in a thread that nobody waits for, is told so."""
+        with self._bodies.changing:
+            self._is_over = True
+            self._bodies.bytes -= self.bytes
+            self.bytes = 0
 
     def take(self, size_bytes: int) -> None:
-        """Count so much more, or less. Raises `FrontFullError`."""
+        """Count so much more, or less. Raises `FrontFullError`, and `CancelledError` after the end."""
         bodies = self._bodies
         with bodies.changing:
+            if self._is_over:
+                raise CancelledError("nobody waits for this request any more")
             if size_bytes > 0 and bodies.bytes + size_bytes > bodies.limit_bytes:
                 raise FrontFullError(
                     f"the bodies of all requests take {bodies.bytes} bytes, and {size_bytes} more are over what this "
@@ -71,7 +77,7 @@ class Held:
 
 
 def hold(size_bytes: int) -> None:
-    """Count so much more of the body of this context's request. Raises `FrontFullError`."""
+    """Count so much more of the body of this context's request. Raises as `Held.take`."""
     held = _HELD.get()
     if held is not None:
         held.take(size_bytes)

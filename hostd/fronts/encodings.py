@@ -27,7 +27,10 @@ IN_THREAD_BYTES: Final = 256 * 1024
 """From this size on (about a millisecond) the event loop must not wait for the work."""
 
 _PART_BYTES: Final = 16 << 20
-"""What is inflated before it is counted; each part costs a copy of what is left of the body."""
+"""What is inflated before it is counted."""
+
+_SLICE_BYTES: Final = 4096
+"""What is given to zlib at a time: it copies what is left of it for each part, and for each member of a gzip file."""
 
 
 async def inflated(body: bytes, encoding: bytes | None, max_bytes: int) -> bytes:
@@ -75,13 +78,15 @@ def _weight(parameter: str) -> float:
 def _inflate(body: bytes, name: str, max_bytes: int) -> bytes:
     parts: list[bytes] = []
     size = 0
-    rest = body
     bits = _BITS[name]
     if name == "deflate" and not _has_zlib_header(body):
         bits = -zlib.MAX_WBITS
+    slices = (body[begin : begin + _SLICE_BYTES] for begin in range(0, len(body), _SLICE_BYTES))
+    rest = next(slices, b"")
     while rest:
         member = zlib.decompressobj(bits)
         while not member.eof:
+            rest = rest or next(slices, b"")
             try:
                 part = member.decompress(rest, min(max_bytes - size + 1, _PART_BYTES))
             except zlib.error as error:
@@ -90,11 +95,13 @@ def _inflate(body: bytes, name: str, max_bytes: int) -> bytes:
             if size > max_bytes:
                 raise too_large(size, max_bytes)
             hold(len(part))
-            parts.append(part)
-            rest = member.unconsumed_tail
-            if not rest and not part and not member.eof:
+            if part:
+                parts.append(part)
+            elif not rest and not member.eof:
                 raise InvalidArgumentError(f"the body of the request is {name} that is cut off")
-        rest = member.unused_data if bits == _BITS["gzip"] else b""  # a gzip file may have several members
+            rest = member.unconsumed_tail
+        # A gzip file may have several members.
+        rest = (member.unused_data or next(slices, b"")) if bits == _BITS["gzip"] else b""
     return b"".join(parts)
 
 

@@ -27,6 +27,7 @@ from hostd.fronts.app import app
 from hostd.fronts.certificate import check_certificate
 from hostd.fronts.places import Places
 from hostd.fronts.process import SERVES, run_loop
+from hostd.fronts.unread import unread_bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -178,7 +179,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Expect the client to read."""
         super().pause_writing()
-        self._stalled = self.loop.call_later(READ_S, self.transport.abort)
+        self._expect_reading(unread_bytes_of(self.transport))
 
     def resume_writing(self) -> None:
         """Go on: the client has read."""
@@ -215,6 +216,16 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _expect_reading(self, unread_bytes: int) -> None:
+        self._stalled = self.loop.call_later(READ_S, self._look_at_reading, unread_bytes)
+
+    def _look_at_reading(self, before_bytes: int) -> None:
+        unread_bytes = unread_bytes_of(self.transport)
+        if unread_bytes < before_bytes:
+            self._expect_reading(unread_bytes)
+        else:
+            self.transport.abort()
 
     def _look_at_body(self) -> None:
         if self._received_bytes < BODY_PERIOD_S * MIN_BODY_RATE and not self.flow.read_paused:

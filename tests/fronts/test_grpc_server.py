@@ -443,7 +443,8 @@ def test_calls_that_are_reset_at_once_do_not_keep_others_waiting():
     run(main())
 
 
-def test_who_reads_no_answers_has_no_more_of_them_made():
+@pytest.mark.parametrize("is_closing", [False, True])
+def test_who_reads_no_answers_has_no_more_of_them_made(is_closing):
     async def main():
         async with serving() as rig, grpc.aio.insecure_channel(rig.target) as channel:
             _, writer = await rig.connect()
@@ -454,7 +455,9 @@ def test_who_reads_no_answers_has_no_more_of_them_made():
             (full,) = [held for held in rig.protocols if held._is_full]
             assert full.exchange.transport.get_write_buffer_size() < 4 << 20
             assert (await unary(channel, "Echo")(Text(service="on"))).service == "on"
-            for _ in range(protocol.READ_LOOKS):
+            if is_closing:
+                full.close()
+            for _ in range(protocol.CLOSING_LOOKS if is_closing else protocol.READ_LOOKS + 1):
                 full.look()
             await true(lambda: full not in rig.protocols)
 

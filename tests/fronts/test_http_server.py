@@ -1,5 +1,6 @@
 """Connections of the HTTP front that are slow, silent or too long."""
 
+import asyncio
 import socket
 import threading
 
@@ -9,6 +10,7 @@ from helpers import PATIENCE_S, eventually
 
 from hostd.fronts import http_server
 from hostd.fronts.http_server import BoundedProtocol
+from hostd.fronts.unread import unread_bytes_of
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
 
@@ -148,3 +150,31 @@ def test_an_answer_that_nobody_reads_ends_the_connection(connect, monkeypatch):
     connection = connect(READ_S=0.05)
     connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50000000\r\n\r\n" + bytes(50_000_000))
     assert lost.wait(PATIENCE_S)
+
+
+def test_a_client_that_reads_slowly_and_steadily_is_kept(connect, monkeypatch):
+    lost, unread, looked = threading.Event(), iter([9, 7, 3, 3]), []
+    monkeypatch.setattr(http_server, "unread_bytes_of", lambda _: looked.append(next(unread)) or looked[-1])
+    connection_lost = BoundedProtocol.connection_lost
+    monkeypatch.setattr(BoundedProtocol, "connection_lost", lambda self, exc: (lost.set(), connection_lost(self, exc)))
+    connection = connect(READ_S=0.05)
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50000000\r\n\r\n" + bytes(50_000_000))
+    assert lost.wait(PATIENCE_S)
+    assert looked == [9, 7, 3, 3]
+
+
+def test_what_a_client_has_not_read_is_known():
+    async def main():
+        server, client = socket.socketpair()
+        with client:
+            transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=server)
+            assert unread_bytes_of(transport) == 0
+            transport.write(bytes(1000))
+            assert unread_bytes_of(transport) >= 1000, "it is in the kernel"
+            transport.write(bytes(10_000_000))
+            before_bytes = unread_bytes_of(transport)
+            client.recv(1 << 20)
+            assert unread_bytes_of(transport) < before_bytes
+            transport.abort()
+
+    asyncio.run(main())

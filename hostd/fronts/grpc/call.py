@@ -2,7 +2,8 @@
 
 Rules
 1. Who asks is checked when the head comes, before anything of a message is kept.
-2. What has come of messages counts in the front's `Bodies`, until the call is answered, or its stream has taken them.
+2. What has come of messages counts in the front's `Bodies`, until the call is answered, or its stream has taken them;
+   and so do answers that do not go at once, until they have gone. So a call lasts until its client has its answer.
 3. A client that sends messages faster than its stream takes them is held up by the window of HTTP/2.
 """
 
@@ -87,11 +88,11 @@ class Call:
 
     async def write(self, message: Any) -> None:
         """Send a message of many, and return when the client has room for the next."""
-        self._send(message)
+        waiting_bytes = self._send(message)
         self._exchange.flush_soon(is_alone=len(self._exchange.connection.streams) <= 1)
-        if self.stream.waiting:
-            self._drained = asyncio.get_running_loop().create_future()
-            await self._drained
+        if waiting_bytes:
+            await self._wait()
+            self._held.take(-waiting_bytes)
 
     def on_data(self, data: bytes, *, is_last: bool) -> None:
         """Take what has come of the messages. Raises `HostError`, and then the call is over."""
@@ -103,6 +104,8 @@ class Call:
             if len(self._messages) > 1 or (is_last and (not self._messages or self._assembling.bytes)):
                 raise InvalidArgumentError("this method takes one message, and got none, a part of one, or more")
             self.is_ready = is_last
+        elif is_last and self._assembling.bytes:
+            raise InvalidArgumentError("the last message is cut off")
         if not self._messages:
             self._grant(self._ungranted_bytes)
         self._came.set()
@@ -114,7 +117,7 @@ class Call:
 
     def refuse(self, error: HostError) -> None:
         """Answer with an error."""
-        self._held.give_back()
+        self._held.end()
         self._exchange.end(self.stream, failure(error) if self._has_begun else BEGIN + failure(error))
 
     async def run(self) -> None:
@@ -133,7 +136,7 @@ class Call:
 
     def drop(self) -> None:
         """Answer nothing: nobody waits."""
-        self._held.give_back()
+        self._held.end()
         if self.task is not None:
             self.task.cancel()
 
@@ -148,13 +151,25 @@ class Call:
         if answer is not None:
             self._send(answer)
         self._exchange.end(self.stream, SUCCESS if self._has_begun else BEGIN + SUCCESS)
+        await self._wait()
 
-    def _send(self, message: Any) -> None:
-        connection = self._exchange.connection
+    def _send(self, message: Any) -> int:
+        """Send a message; return its bytes if it does not go at once. Raises `FrontFullError`."""
+        connection, data = self._exchange.connection, framed(message.SerializeToString())
+        waiting_bytes = 0 if connection.has_room(self.stream, len(data)) else len(data)
+        if waiting_bytes:
+            self._held.take(waiting_bytes)
         if not self._has_begun:
             self._has_begun = True
             connection.send_head(self.stream, BEGIN)
-        connection.send_data(self.stream, framed(message.SerializeToString()))
+        connection.send_data(self.stream, data)
+        return waiting_bytes
+
+    async def _wait(self) -> None:
+        """Wait until nothing waits any more."""
+        if self.stream.waiting:
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
 
     async def _many(self) -> AsyncIterator[Any]:
         """Yield the messages of a stream. Whoever takes one counts its bytes."""
@@ -164,6 +179,7 @@ class Call:
                 taken_bytes = PREFIX_BYTES + len(message)
                 self._held.take(-taken_bytes)
                 self._grant(min(taken_bytes, self._ungranted_bytes) if self._messages else self._ungranted_bytes)
+                self._exchange.flush()
                 with self._exchange.served.bodies.holding():
                     decoded = await self._decoded(message, is_compressed)
                 yield decoded

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from hostd.fronts.grpc.heads import head_of
 from hostd.fronts.http2.connection import Connection
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hostd.fronts.access import Access
     from hostd.fronts.bodies import Bodies
     from hostd.fronts.grpc.serving import Methods
@@ -28,11 +30,20 @@ class Served:
     max_message_bytes: int
 
 
+class Waiting(Protocol):
+    """A call, as this sees it."""
+
+    def on_drained(self) -> None:
+        """Go on: what waited has gone."""
+
+
 class Exchange:
     """One connection, as its calls see it."""
 
-    def __init__(self, served: Served, transport: asyncio.Transport) -> None:
+    def __init__(self, served: Served, transport: asyncio.Transport, calls: Mapping[int, Waiting]) -> None:
+        """Tell `calls`, by the numbers of their streams, when what waited has gone."""
         self.served = served
+        self._calls = calls
         self.connection = Connection(head_of)
         self.transport = transport
         self.address = str((transport.get_extra_info("peername") or ("",))[0])
@@ -51,14 +62,26 @@ class Exchange:
         """Send what is ready; if other calls run, with what they say in this turn of the loop: to send takes 70 us."""
         if is_alone or self.connection.ready_frames >= _MANY_FRAMES:
             self.flush()
-        elif not self._is_flushing:
-            self._is_flushing = True
-            self._loop.call_soon(self._flush_in_turn)
+        else:
+            self._flush_in_next_turn()
 
     def flush(self) -> None:
-        """Send what is ready, to a client that has greeted."""
-        if self.connection.is_greeted and (ready := self.connection.take()) and not self.transport.is_closing():
+        """Send what is ready, to a client that has greeted; the rest of what has room in later turns of the loop."""
+        connection = self.connection
+        if not connection.is_greeted:
+            return
+        for stream in connection.go_on():
+            if (call := self._calls.get(stream.id)) is not None:
+                call.on_drained()
+        if (ready := connection.take()) and not self.transport.is_closing():
             self.transport.write(ready)
+        if connection.has_more:
+            self._flush_in_next_turn()
+
+    def _flush_in_next_turn(self) -> None:
+        if not self._is_flushing:
+            self._is_flushing = True
+            self._loop.call_soon(self._flush_in_turn)
 
     def _flush_in_turn(self) -> None:
         self._is_flushing = False

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Final
 from hostd.fronts.grpc.call import Call
 from hostd.fronts.grpc.exchange import Exchange
 from hostd.fronts.grpc.heads import BEGIN, failure, refusal
-from hostd.fronts.http2.events import Began, Drained, Ended
+from hostd.fronts.http2.events import Began, Ended
 from hostd.fronts.http2.frames import CANCEL
+from hostd.fronts.unread import unread_bytes_of
 from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ MIN_BODY_RATE: Final = 1024
 """Bytes a second of a message, looked at every `BODY_LOOKS`: a modem of 1995 is faster."""
 
 READ_LOOKS: Final = 12
+CLOSING_LOOKS: Final = 3
+"""After so many what waits for a connection that is being closed is dropped."""
+
 SILENT_LOOKS: Final = 12
 GONE_LOOKS: Final = 16
 """After so many without a byte, one of them asked for, a client is not there."""
@@ -48,22 +52,29 @@ _NOT_HTTP_2: Final = (
 )
 
 
-class Protocol(asyncio.Protocol):
+class Protocol(asyncio.BufferedProtocol):
     """One connection."""
 
     exchange: Exchange
 
-    def __init__(self, served: Served, protocols: set[Protocol]) -> None:
-        """Be in `protocols` for as long as the connection is there."""
+    def __init__(self, served: Served, protocols: set[Protocol], buffer: memoryview) -> None:
+        """Be in `protocols` for as long as the connection is there.
+
+        What is read into `buffer` is taken out before anything else is done, so all connections may have the same. Its
+        size is what a client may have done before others get their turn.
+        """
         self._served = served
         self._protocols = protocols
+        self._buffer = buffer
         self._calls: dict[int, Call] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._looks = 0
         self._head_looks = 0
         self._full_looks = 0
         self._silent_looks = 0
+        self._closing_looks = 0
         self._is_full = False
+        self._unread_bytes = 0
 
     def __repr__(self) -> str:
         return f"<Protocol calls={len(self._calls)}>"
@@ -72,7 +83,7 @@ class Protocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the client's greeting: who speaks another protocol would not understand ours."""
-        self.exchange = Exchange(self._served, transport)
+        self.exchange = Exchange(self._served, transport, self._calls)
         self._protocols.add(self)
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -82,11 +93,15 @@ class Protocol(asyncio.Protocol):
             call.drop()
         self._calls.clear()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _size_bytes: int) -> memoryview:
+        """Return where what comes is read into."""
+        return self._buffer
+
+    def buffer_updated(self, size_bytes: int) -> None:
         """Take what has come."""
         self._silent_looks = 0
         connection = self.exchange.connection
-        for event in connection.receive(data):
+        for event in connection.receive(bytes(self._buffer[:size_bytes])):
             self._take(event)
         if connection.is_over:
             self._say_goodbye()
@@ -102,11 +117,9 @@ class Protocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on."""
         self._is_full = False
-        self._full_looks = 0
         if not self.exchange.transport.is_closing():
             self.exchange.transport.resume_reading()
-        for stream in self.exchange.connection.hold(is_held=False):
-            self._on_drained(stream)
+        self.exchange.connection.hold(is_held=False)
         self.exchange.flush()
 
     # The server's side
@@ -114,7 +127,7 @@ class Protocol(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Whether no call runs, and nothing waits for the client."""
-        return not self._running and not self.exchange.connection.streams
+        return not self._running and not self.exchange.transport.get_write_buffer_size()
 
     def leave(self) -> None:
         """Take no new calls."""
@@ -130,15 +143,23 @@ class Protocol(asyncio.Protocol):
         """End the connection when what is ready has gone."""
         self.exchange.transport.close()
 
+    def abort(self) -> None:
+        """End the connection now."""
+        self.exchange.transport.abort()
+
     def look(self) -> None:
         """Let go who keeps this waiting."""
         self._looks += 1
         connection, transport = self.exchange.connection, self.exchange.transport
         self._head_looks = self._head_looks + 1 if connection.is_amid_head or not connection.is_greeted else 0
-        self._full_looks += self._is_full
-        self._silent_looks += 1
+        before_bytes, self._unread_bytes = self._unread_bytes, unread_bytes_of(transport)
+        has_read = self._unread_bytes < before_bytes
+        self._full_looks = self._full_looks + 1 if self._is_full and not has_read else 0
+        self._silent_looks = 0 if has_read else self._silent_looks + 1
+        self._closing_looks += transport.is_closing()
         is_busy = bool(self._running)
-        if self._full_looks >= READ_LOOKS or (is_busy and self._silent_looks >= GONE_LOOKS):
+        is_stuck = self._full_looks >= READ_LOOKS or self._closing_looks >= CLOSING_LOOKS
+        if is_stuck or (is_busy and self._silent_looks >= GONE_LOOKS):
             transport.abort()
         elif self._head_looks >= HEAD_LOOKS:
             transport.close()
@@ -151,7 +172,7 @@ class Protocol(asyncio.Protocol):
 
     def _look_at_streams(self) -> None:
         for stream in list(self.exchange.connection.streams):
-            if stream.waiting:
+            if stream.waiting and not self._is_full:  # or it waits for the connection
                 stream.stalled_looks += 1
                 if stream.stalled_looks >= READ_LOOKS:
                     self._end(stream)
@@ -169,8 +190,6 @@ class Protocol(asyncio.Protocol):
             self._begin(event.stream, event.head)
             if event.is_whole:
                 self._on_data(event.stream, b"", is_last=True)
-        elif isinstance(event, Drained):
-            self._on_drained(event.stream)
         elif isinstance(event, Ended):
             self._drop(event.stream)
         else:
@@ -211,11 +230,6 @@ class Protocol(asyncio.Protocol):
         self._calls.pop(call.stream.id, None)
         self._running.discard(task)
         self.exchange.connection.release()
-
-    def _on_drained(self, stream: Stream) -> None:
-        call = self._calls.get(stream.id)
-        if call is not None:
-            call.on_drained()
 
     def _end(self, stream: Stream) -> None:
         self.exchange.connection.reset(stream, CANCEL)

@@ -10,11 +10,13 @@ from hostd.fronts.grpc.protocol import LOOK_S, Protocol
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from hostd.fronts.grpc.exchange import Served
 
 _BACKLOG: Final = 4096
-_POLL_S: Final = 0.05
+_READ_BYTES: Final = 64 << 10
+_POLL_S: Final = 0.02
 _LAST_WORDS_S: Final = 0.5
 """With a grace of 2 s it is less than the host gives a front to end."""
 
@@ -25,6 +27,7 @@ class Server:
     def __init__(self, served: Served) -> None:
         self._served = served
         self._protocols: set[Protocol] = set()
+        self._buffer = memoryview(bytearray(_READ_BYTES))
         self._listening: asyncio.Server
         self._looking: asyncio.TimerHandle
 
@@ -39,27 +42,31 @@ class Server:
 
     async def end(self, grace_s: float) -> None:
         """Take nothing new; calls that are not through in `grace_s` say that they end."""
+        loop = asyncio.get_running_loop()
         self._listening.close()
         self._looking.cancel()
         for protocol in list(self._protocols):
             protocol.leave()
-        await self._wait(grace_s)
+        await self._wait(self._are_idle, loop.time() + grace_s)
         for protocol in list(self._protocols):
             protocol.cancel()
-        await self._wait(_LAST_WORDS_S)
+        end_s = loop.time() + _LAST_WORDS_S
+        await self._wait(self._are_idle, end_s)
         for protocol in list(self._protocols):
             protocol.close()
-        await asyncio.sleep(0)  # to close is done in the next turn of the loop
+        await self._wait(lambda: not self._protocols, end_s)
+        for protocol in list(self._protocols):
+            protocol.abort()
 
-    async def _wait(self, within_s: float) -> None:
-        end_s = asyncio.get_running_loop().time() + within_s
-        while not all(protocol.is_idle for protocol in self._protocols):
-            if asyncio.get_running_loop().time() >= end_s:
-                return
+    async def _wait(self, is_so: Callable[[], bool], end_s: float) -> None:
+        while not is_so() and asyncio.get_running_loop().time() < end_s:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(_POLL_S)
 
+    def _are_idle(self) -> bool:
+        return all(protocol.is_idle for protocol in self._protocols)
+
     def _protocol(self) -> Protocol:
-        return Protocol(self._served, self._protocols)
+        return Protocol(self._served, self._protocols, self._buffer)
 
     def _look(self) -> None:
         self._looking = asyncio.get_running_loop().call_later(LOOK_S, self._look)

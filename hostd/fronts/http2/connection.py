@@ -1,11 +1,13 @@
 """One connection of HTTP/2, as a server has it.
 
 Rules
-1. Whatever a peer sends that it may not (RFC 9113) ends its connection, with a word that says why, and nothing else.
+1. What a peer may not send (RFC 9113), and after which both sides could disagree, ends its connection, with a word that
+   says why, and nothing else.
 2. What a peer may have us hold is bounded: a head by `MAX_HEAD_BYTES`; streams by `MAX_STREAMS`, and one that its peer
    has reset counts until its `release`; the bytes of a stream that nobody has taken by `STREAM_BYTES`. What is made of
-   these bytes, whoever takes them bounds.
+   these bytes, and what of answers waits, others bound.
 3. The window of the connection is given back as bytes come; that of a stream as they are taken (`grant`).
+4. What costs as much as there are streams is done once for all that has come together, however many frames ask for it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic
 
 from hostd.fronts.http2 import frames
-from hostd.fronts.http2.events import Began, BrokenRuleError, Drained, Ended, Received, T
+from hostd.fronts.http2.events import Began, BrokenRuleError, Ended, Received, T
 from hostd.fronts.http2.frames import (
     ACK,
     END_HEADERS,
@@ -85,6 +87,7 @@ class Connection(Generic[T]):
         self._last_id = 0
         self._block: tuple[int, int, bytearray] | None = None
         """Stream, flags and bytes of a head that has not come whole."""
+        self._new_first_room_bytes: int | None = None
         self._handlers = {
             frames.DATA: self._on_data,
             frames.HEADERS: self._on_headers,
@@ -116,6 +119,11 @@ class Connection(Generic[T]):
         return len(self._sending.frames)
 
     @property
+    def has_more(self) -> bool:
+        """Whether `go_on` would find more at once."""
+        return self._sending.has_more and self._sending.can_go_on
+
+    @property
     def is_greeted(self) -> bool:
         """Whether the peer has said that it speaks HTTP/2."""
         return self._is_greeted
@@ -133,6 +141,9 @@ class Connection(Generic[T]):
         data = self._rest + data if self._rest else data
         try:
             position = self._take_frames(data, 0 if self._is_greeted else self._greet(data), events)
+            if self._new_first_room_bytes is not None:
+                self._sending.set_first_room(self._new_first_room_bytes)
+                self._new_first_room_bytes = None
         except BrokenRuleError as error:
             self.is_over = True
             self._send(frames.goaway(self._last_id, error.code, error.why))
@@ -150,8 +161,12 @@ class Connection(Generic[T]):
         if not stream.is_ended:
             self._sending.head(stream, block)
 
+    def has_room(self, stream: Stream, size_bytes: int) -> bool:
+        """Say whether so many bytes of a body would go at once."""
+        return self._sending.has_room(stream, size_bytes)
+
     def send_data(self, stream: Stream, data: bytes) -> None:
-        """Send a part of a body; what has no room waits (`Stream.waiting`), and a `Drained` tells when it has gone."""
+        """Send a part of a body; what does not go at once waits (`Stream.waiting`) for `go_on`."""
         if not stream.is_ended:
             self._sending.data(stream, data)
 
@@ -178,10 +193,13 @@ class Connection(Generic[T]):
         """Say that nothing works for one of the streams any more; call it once for each that began."""
         self._held_streams -= 1
 
-    def hold(self, *, is_held: bool) -> list[Stream]:
-        """Make no data ready while the transport is full; return those of which nothing waits any more."""
+    def hold(self, *, is_held: bool) -> None:
+        """Make no data ready while the transport is full."""
         self._sending.is_held = is_held
-        return self._sending.go_on()
+
+    def go_on(self) -> list[Stream]:
+        """Make ready what has waited and has room; return the streams of which nothing waits any more."""
+        return self._sending.go_on() if self._sending.can_go_on else []
 
     def ping(self) -> None:
         """Ask whether the peer is there; anything that it sends says so."""
@@ -267,10 +285,11 @@ class Connection(Generic[T]):
             raise BrokenRuleError(PROTOCOL_ERROR, "no head has begun")
         _, first_flags, block = self._block
         block += payload
+        is_last = bool(flags & END_HEADERS)
         # What frames without bytes cost counts, too.
-        if len(block) > MAX_HEAD_BYTES or not payload:
+        if len(block) > MAX_HEAD_BYTES or not (payload or is_last):
             raise BrokenRuleError(ENHANCE_YOUR_CALM, f"a head has at most {MAX_HEAD_BYTES} bytes, and each part some")
-        if flags & END_HEADERS:
+        if is_last:
             self._block = None
             self._take_head(stream_id, first_flags, bytes(block), events)
 
@@ -283,7 +302,7 @@ class Connection(Generic[T]):
         if not stream_id & 1:
             raise BrokenRuleError(PROTOCOL_ERROR, "clients' streams have odd numbers")
         self._last_id = stream_id
-        if self.is_leaving or self._held_streams >= MAX_STREAMS:
+        if self.is_leaving or max(self._held_streams, len(self._sending.streams)) >= MAX_STREAMS:
             self._send(frames.rst_stream(stream_id, REFUSED_STREAM))
             return
         self._held_streams += 1
@@ -308,7 +327,7 @@ class Connection(Generic[T]):
             self._sending.forget(stream)
             events.append(Ended(stream))
 
-    def _on_settings(self, flags: int, _stream_id: int, payload: bytes, events: list[Event[T]]) -> None:
+    def _on_settings(self, flags: int, _stream_id: int, payload: bytes, _events: list[Event[T]]) -> None:
         if len(payload) % _SETTING_BYTES or (flags & ACK and payload):
             raise BrokenRuleError(FRAME_SIZE_ERROR, f"settings have {_SETTING_BYTES} bytes each")
         if flags & ACK:
@@ -316,13 +335,12 @@ class Connection(Generic[T]):
         for name, value in frames.settings_of(payload):
             self._set(name, value)
         self._send(frames.frame(frames.SETTINGS, ACK, 0))
-        self._go_on(events)
 
     def _set(self, name: int, value: int) -> None:
         if name == frames.INITIAL_WINDOW_SIZE:
             if value > MAX_WINDOW_BYTES:
                 raise BrokenRuleError(FLOW_CONTROL_ERROR, "a window is too large")
-            self._sending.set_first_room(value)
+            self._new_first_room_bytes = value
         elif name == frames.MAX_FRAME_SIZE:
             if not FRAME_BYTES <= value <= MAX_FRAME_BYTES:
                 raise BrokenRuleError(PROTOCOL_ERROR, "no frames have such a size")
@@ -339,17 +357,13 @@ class Connection(Generic[T]):
         if not flags & ACK:
             self._send(frames.frame(frames.PING, ACK, 0, payload))
 
-    def _on_window_update(self, _flags: int, stream_id: int, payload: bytes, events: list[Event[T]]) -> None:
+    def _on_window_update(self, _flags: int, stream_id: int, payload: bytes, _events: list[Event[T]]) -> None:
         size_bytes = frames.u32_of(payload) & STREAM_MASK
         if not size_bytes:
             raise BrokenRuleError(PROTOCOL_ERROR, "a window grows by a byte at least")
         stream = self._stream(stream_id) if stream_id else None
         if stream is not None or not stream_id:
             self._sending.add_room(stream, size_bytes)
-            self._go_on(events)
-
-    def _go_on(self, events: list[Event[T]]) -> None:
-        events.extend(map(Drained, self._sending.go_on()))
 
     def _stream(self, stream_id: int) -> Stream | None:
         """Return a stream; None for one that has ended."""

@@ -37,14 +37,7 @@ class Ended:
     stream: Stream
 
 
-@dataclass(eq=False, slots=True)
-class Drained:
-    """All that waited for room in a stream has gone."""
-
-    stream: Stream
-
-
-Event: TypeAlias = "Began[T] | Received | Ended | Drained"
+Event: TypeAlias = "Began[T] | Received | Ended"
 
 
 class BrokenRuleError(Exception):

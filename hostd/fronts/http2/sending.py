@@ -1,6 +1,7 @@
 """What goes to a peer: no more than it has room for, all streams in turn.
 
-What has room leaves at once. What has none waits with its stream, and so do the trailers behind it.
+What has room leaves at once. What has none waits with its stream, and so do the trailers behind it. Of what waits,
+`PASS_BYTES` are made ready at a time (`go_on`): a large answer is not copied whole, and others get their turn.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from hostd.fronts.http2.frames import (
 if TYPE_CHECKING:
     from hostd.fronts.http2.stream import Stream
 
+PASS_BYTES: Final = 1 << 20
+
 _NO_TABLE: Final = b"\x20"
 """What a block begins with that says: no table is used (RFC 7541, 6.3)."""
 
@@ -40,6 +43,8 @@ class Sending:
         self.first_room_bytes = FIRST_WINDOW_BYTES
         self.is_held = False
         """Whether the transport is full: then no data is made ready."""
+        self.has_more = False
+        """Whether the last pass has left what had room."""
         self._room_bytes = FIRST_WINDOW_BYTES
         self._waiting: dict[int, Stream] = {}
         self._prefix = b""
@@ -51,21 +56,24 @@ class Sending:
         """Send the head of a response."""
         self._send_block(stream, block, END_HEADERS)
 
+    def has_room(self, stream: Stream, size_bytes: int) -> bool:
+        """Say whether so many bytes of a body go at once."""
+        return not stream.waiting and not self.is_held and size_bytes <= self._room_of(stream)
+
     def data(self, stream: Stream, data: bytes) -> None:
-        """Send a part of a body."""
-        if not stream.waiting and not self.is_held and len(data) <= self._room_of(stream):
+        """Send a part of a body; what has no room, or needs several frames, waits for `go_on`."""
+        if self.has_room(stream, len(data)):
             self._room_bytes -= len(data)
             stream.room_bytes -= len(data)
             self.frames.append(frame(DATA, 0, stream.id, data))
         elif data:
             stream.waiting.append(memoryview(data))
             self._waiting[stream.id] = stream
-            self.go_on()
 
     def end(self, stream: Stream, block: bytes) -> None:
         """End a response with trailers, or with a head that is all of it."""
         if stream.waiting:
-            stream.trailers = block
+            stream.trailers = stream.trailers or block
             return
         self._send_block(stream, block, END_HEADERS | END_STREAM)
         if not stream.is_whole:  # the rest of the request is not wanted
@@ -79,23 +87,31 @@ class Sending:
         self.streams.pop(stream.id, None)
         self._waiting.pop(stream.id, None)
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether `go_on` might find something."""
+        return bool(self._waiting) and not self.is_held and self._room_bytes > 0
+
     def go_on(self) -> list[Stream]:
         """Send what has room by now, a frame of each stream in turn; return those of which nothing waits any more."""
         drained: list[Stream] = []
-        turns = deque(self._waiting.values())
-        while turns and not self.is_held:
+        turns = deque(self._waiting.values()) if self.can_go_on else deque()
+        left_bytes = PASS_BYTES
+        while turns and left_bytes > 0:
             stream = turns.popleft()
             room_bytes = self._room_of(stream)
             if room_bytes <= 0:
-                continue  # a stream that has no room now gets none in this pass
-            self._send_piece(stream, room_bytes)
+                continue  # it gets none in this pass
+            left_bytes -= self._send_piece(stream, room_bytes)
+            del self._waiting[stream.id]
             if stream.waiting:
+                self._waiting[stream.id] = stream  # behind the others, also in the next pass
                 turns.append(stream)
                 continue
-            del self._waiting[stream.id]
             drained.append(stream)
             if stream.trailers is not None:
                 self.end(stream, stream.trailers)
+        self.has_more = bool(turns)
         return drained
 
     def add_room(self, stream: Stream | None, size_bytes: int) -> None:
@@ -120,7 +136,7 @@ class Sending:
     def _room_of(self, stream: Stream) -> int:
         return min(self._room_bytes, stream.room_bytes, self.frame_bytes)
 
-    def _send_piece(self, stream: Stream, room_bytes: int) -> None:
+    def _send_piece(self, stream: Stream, room_bytes: int) -> int:
         whole = stream.waiting.popleft()
         piece = whole[:room_bytes]
         if len(piece) < len(whole):
@@ -129,6 +145,7 @@ class Sending:
         stream.room_bytes -= len(piece)
         stream.stalled_looks = 0
         self.frames.append(frame(DATA, 0, stream.id, bytes(piece)))
+        return len(piece)
 
     def _send_block(self, stream: Stream, block: bytes, flags: int) -> None:
         self.frames.append(frame(HEADERS, flags, stream.id, self._prefix + block))
