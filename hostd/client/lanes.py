@@ -227,7 +227,7 @@ class Lanes:
         elif kind == msg.LANE_WELCOME:
             lane.has_spoken = True
         else:
-            if kind != msg.ITEM:
+            if kind not in (msg.ITEM, msg.CREDIT):
                 lane.sent.pop(envelope.id, None)
             self._tracker.answer(envelope)
 
@@ -326,6 +326,8 @@ class Lanes:
         for id_, each in lane.sent.items():
             if lane.has_left(id_):
                 each.pending.lane = None
+                if each.pending.feeding is not None:
+                    each.pending.feeding.sender.close()
                 sent.append(each)
             else:
                 self._send_by_host(each)
