@@ -175,12 +175,11 @@ class Backend(Component):
         self._send(effect.worker_id, message, effect.call_id)
 
     def on_unsent(self, identity: bytes, frames: Sequence[wire.Buffer], why: Unsent) -> None:
-        """Tell the core of a call that did not reach its worker; of anything else the worker's death will tell."""
+        """Tell the core of a call, or an item of one, that did not reach its worker; of all else its death will tell."""
         worker_id = self._by_token.get(identity)
         kind, _, _, call_id = wire.unpack_prefix(frames)
-        is_call = kind in (msg.CALL, msg.STREAM)
-        if worker_id is not None and (is_call or kind in (msg.ITEM, msg.END, msg.ERROR)):
-            is_full = why is Unsent.FULL
+        is_call, is_full = kind in (msg.CALL, msg.STREAM), why is Unsent.FULL
+        if worker_id is not None and (is_call or (is_full and kind in (msg.ITEM, msg.END, msg.ERROR))):
             self._emit(ev.WorkerUnreachable(worker_id, ev.CallId(call_id), is_full, has_begun=not is_call))
 
     def cancel(self, effect: fx.ForwardCancel) -> None:
