@@ -422,3 +422,37 @@ def test_a_call_that_is_held_while_its_model_is_loaded_consumes_nothing_before(l
     assert noted.taken == []
     lazy_rig.let_go("held")
     assert call.result(PATIENCE_S) == sum(range(100))
+
+
+def test_an_unload_waits_for_a_call_that_is_being_fed(shared, worker, pool):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def chunks():
+        yield 1
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+        yield from range(1000)
+
+    call = pool.submit(lambda: worker.total(hostd.Feed(chunks())))
+    assert begun.wait(PATIENCE_S)
+    with hostd.connect(shared.endpoint) as other:
+        unload = pool.submit(other.unload_model, "fed")
+        eventually(lambda: other.get_model("fed").state == "UNLOADING", "the model drains")
+        go_on.set()
+        assert call.result(PATIENCE_S) == 1 + sum(range(1000))
+        assert unload.result(PATIENCE_S).processes >= 1
+
+
+def test_an_unload_at_once_ends_a_call_that_is_being_fed(shared, worker, pool):
+    noted = Noted([1])
+
+    def chunks():
+        yield from noted.items
+        with hostd.connect(shared.endpoint) as other:
+            other.unload_model("fed", now=True)
+        yield from range(10**9)
+
+    call = pool.submit(lambda: worker.total(hostd.Feed(chunks())))
+    with pytest.raises((hostd.AbortedError, hostd.UnavailableError)):
+        call.result(PATIENCE_S)
+    assert noted.closed.is_set()

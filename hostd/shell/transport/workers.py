@@ -175,7 +175,7 @@ class Backend(Component):
         self._send(effect.worker_id, message, effect.call_id)
 
     def on_unsent(self, identity: bytes, frames: Sequence[wire.Buffer], why: Unsent) -> None:
-        """Tell the core of a call, or an item of one, that did not reach its worker; of all else its death will tell."""
+        """Tell the core of a call or an item that did not reach its worker; of anything else its death will tell."""
         worker_id = self._by_token.get(identity)
         kind, _, _, call_id = wire.unpack_prefix(frames)
         is_call, is_full = kind in (msg.CALL, msg.STREAM), why is Unsent.FULL
