@@ -147,6 +147,12 @@ def test_what_feeds_a_call_is_passed_on_as_it_came(front, connect):
     assert [event.payload[0][0] for event in front.events] == [msg.ITEM, msg.END, msg.ERROR]
 
 
+def test_an_item_that_is_too_long_ends_its_call(front, connect):
+    connect().say(wire.pack(msg.ITEM, 8, b"", b"body", [b"x" * (1 << 19)] * 5))
+    front.turn_until(lambda: front.events)
+    assert front.events == [ev.CallCancelled(ev.Caller(client(1), 8))]
+
+
 def test_a_call_with_a_feed_counts_as_longer(front, connect):
     header = msg.pack_target(msg.Target("m", "f", feed=0, feed_window=4))
     connect().say(wire.pack(msg.CALL, 7, header, b"body"))

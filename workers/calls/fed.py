@@ -115,7 +115,13 @@ class FedCalls:
 
         def run() -> Any:
             TRACE.set(target.trace)  # of this thread, and so for all that it runs
-            return method.function(*args, **kwargs)
+            result = method.function(*args, **kwargs)
+            if call.streams and not hasattr(result, "__next__"):
+                raise cannot_stream(method.name, result)
+            if not call.streams and inspect.isgenerator(result):
+                result.close()
+                raise must_stream(method.name)
+            return result
 
         self._go(fed, run)
 
@@ -178,12 +184,7 @@ class FedCalls:
         elif fed.items is not None:
             self._give(fed, result)
         elif call.streams:
-            fed.items = result if hasattr(result, "__next__") else None
-            if fed.items is None:
-                self._finish(fed, cannot_stream(call.method.name, result))
-        elif inspect.isgenerator(result):
-            result.close()
-            self._finish(fed, must_stream(call.method.name))
+            fed.items = result
         else:
             self._forget(fed)
             self._answers.give(call.id, msg.RESULT, call.method.name, result)
@@ -209,8 +210,8 @@ class FedCalls:
         del self._fed[call.id]
         fed.receiver.close(call_is_over())
         self._page.ran(call.began_ns - call.came_ns, fed.compute_ns)
-        close = getattr(fed.items, "close", None)
         try:
+            close = getattr(fed.items, "close", None)
             if close is not None:
                 fed.fiber.run(close)  # where it ran; it cannot pause, because its feed is closed
         except ENDS_A_PROCESS:

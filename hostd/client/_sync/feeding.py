@@ -13,7 +13,6 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from hostd.client.feed import gave_out, no_more
-from hostd_workers.wire.feeds import FeedState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +70,7 @@ def answer(channel: Channel, pending: Pending, feeding: Feeding, timeout_s: floa
 
 def close(feeding: Feeding) -> None:
     """Close what the items came from, unless a thread iterates over it, which does so then."""
-    feeding.sender.state = FeedState.OVER
+    feeding.sender.close()
     if feeding.busy.acquire(blocking=False):
         try:
             iterator, feeding.iterator = feeding.iterator, None

@@ -155,6 +155,9 @@ class Frontend(Component):
 
     def _on_too_long(self, identity: bytes, first: wire.Buffer) -> None:
         if len(first) >= wire.PREFIX_BYTES and (request_id := wire.id_of(first)):
+            if first[0] == msg.ITEM:  # its call would wait for it, and has an answer of its own to come
+                self._emit(ev.CallCancelled(ev.Caller(ev.ClientId(identity), request_id)))
+                return
             error = MessageTooLargeError(
                 f"the request is longer than the {self._max_message_bytes} bytes (limits.max_message_bytes) or "
                 f"{wire.MAX_FRAMES} frames that the host accepts: send less at a time, or raise the limit"
