@@ -326,8 +326,6 @@ class Lanes:
         for id_, each in lane.sent.items():
             if lane.has_left(id_):
                 each.pending.lane = None
-                if each.pending.feeding is not None:
-                    each.pending.feeding.sender.close()
                 sent.append(each)
             else:
                 self._send_by_host(each)

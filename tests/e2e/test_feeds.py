@@ -18,7 +18,7 @@ from hostd_workers.wire.feeds import FEED_WINDOW
 pytestmark = pytest.mark.usefixtures("way")
 
 SOURCE = """
-    import os, pathlib, time
+    import asyncio, os, pathlib, time
 
     class Model:
         def echo(self, x):
@@ -72,6 +72,13 @@ SOURCE = """
             finally:
                 with open(path, "a") as file:
                     file.write(" left")
+        async def linger(self, items, path):
+            await items.__anext__()
+            pathlib.Path(path).touch()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                pathlib.Path(path).write_text(" left")
         async def async_die(self, items):
             await items.__anext__()
             os.kill(os.getpid(), 9)
@@ -184,15 +191,21 @@ def test_a_conversation_asks_for_each_item_when_the_model_does(model):
     assert said == [f"why {n}?" for n in range(5)]
 
 
-def test_large_arrays_travel_as_in_arguments_and_may_be_written_into_between(model):
-    array = np.zeros(2 << 20)  # 16 MiB
+@pytest.mark.parametrize("mib", [0.5, 1.5, 16])
+def test_arrays_travel_as_in_arguments_and_may_be_written_into_between(shared_host, model, mib):
+    array = np.zeros(int(mib * (1 << 17)))
+    expected = [float(n * array.size) for n in range(8)]
 
     def chunks():
-        for n in range(4):
+        for n in range(8):
             array[:] = n
             yield array
 
-    assert model.weigh(hostd.Feed(chunks())) == [float(n * array.size) for n in range(4)]
+    async def do(model):
+        assert await model.weigh(hostd.Feed(chunks())) == expected
+
+    assert model.weigh(hostd.Feed(chunks())) == expected
+    asynchronously(shared_host, do)
 
 
 def test_a_slow_model_holds_its_caller_back_and_memory_is_bounded(shared, model, tmp_path):
@@ -275,9 +288,19 @@ def test_a_model_may_stop_early_with_an_asyncio_client(shared_host, worker):
         finally:
             closed.append(True)
 
+    async def ready():
+        try:
+            async for item in later(range(10**9)):
+                yield item
+        finally:
+            closed.append("too")
+
     async def do(model):
-        assert await getattr(model, f"{worker.prefix}first")(hostd.Feed(endless())) == 0
+        first = getattr(model, f"{worker.prefix}first")
+        assert await first(hostd.Feed(endless())) == 0
         assert closed == [True]
+        assert await first(hostd.Feed(ready())) == 0
+        assert closed == [True, "too"]
 
     asynchronously(shared_host, do)
 
@@ -313,6 +336,48 @@ def test_a_cancel_ends_both_sides(shared_host, worker, tmp_path):
 
     asynchronously(shared_host, do)
     eventually(lambda: path.exists() and path.read_text().endswith(" left"), "the method has ended, too")
+
+
+def test_an_interrupt_of_the_wait_ends_both_sides(model, tmp_path):
+    path, noted = tmp_path / "seen", Noted([1, 2])
+
+    class InterruptedByTestError(Exception):
+        pass
+
+    def interrupt(*_):
+        raise InterruptedByTestError
+
+    def when_it_waits():
+        eventually(path.exists, "the method waits for something else")
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    thread = threading.Thread(target=when_it_waits)
+    thread.start()
+    try:
+        with pytest.raises(InterruptedByTestError):
+            model.linger(hostd.Feed(noted.items, window=1), str(path))
+    finally:
+        thread.join(PATIENCE_S)
+        signal.signal(signal.SIGUSR1, before)
+    assert noted.closed.is_set()
+    eventually(lambda: path.read_text().endswith(" left"), "the method has ended, too")
+
+
+def test_what_a_model_yields_is_not_late_by_more_than_an_item(shared_host, model):
+    with hostd.connect(shared_host.endpoint) as other:
+        same = other.retrieve_model("fed")
+        taken = []
+
+        def chunks():
+            for n in range(FEED_WINDOW):
+                yield n
+                same.echo(n)  # the worker has yielded what it made of the items before
+                taken.append(n)
+
+        with model.stream.double(hostd.Feed(chunks())) as items:
+            assert next(items) == 0
+            assert len(taken) <= FEED_WINDOW // 4
 
 
 def test_a_deadline_ends_a_call_whose_input_does_not_come(worker, tmp_path):

@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
 from runtime_rig import Rig, cancelled, items, on_a_loop, too_late, until
 
 from hostd_workers.calls import fibers
+from hostd_workers.calls.fed import TURN_S
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import encode, encode_call
@@ -53,6 +55,18 @@ class Model:
                 yield 2 * item
         finally:
             self.log.append("closed")
+
+    def insists(self, items):
+        try:
+            yield from items
+        finally:
+            until_s = time.monotonic() + 2 * TURN_S
+            while time.monotonic() < until_s:
+                pass
+            try:
+                next(items)
+            except HostError as error:
+                self.log.append(error.status.name)
 
     def first(self, items):
         return next(items)
@@ -338,6 +352,16 @@ async def test_the_end_of_a_connection_ends_its_calls(prefix):
     rig.runtime.drop()
     await rig.settle()
     assert rig.runtime._methods["double"].function.__self__.log == ["closed"]
+
+
+def test_a_generator_that_asks_for_more_while_it_is_closed_is_closed_all_the_same(rig):
+    model = rig.runtime._methods["insists"].function.__self__
+    rig.feed(1, "insists", kind=msg.STREAM, window=1).run()
+    rig.item(1, 5).run()
+    rig.sent.clear()
+    rig.cancel(1)
+    assert model.log == ["CANCELLED"]
+    assert rig.brief() == [cancelled(1)]
 
 
 def test_many_items_are_asked_for_in_halves_of_a_window(rig):
