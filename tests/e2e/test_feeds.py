@@ -1,14 +1,12 @@
-"""Feeds: what a caller sends to a method while that runs, by both ways and both clients, and every end that this may have."""
+"""Feeds: what a caller sends to a method while that runs, by both ways and both clients."""
 
 import asyncio
-import signal
-import subprocess
-import sys
 import threading
 
 import numpy as np
 import psutil
 import pytest
+from feed_rig import KINDS, Noted, asynchronously, later, started
 from helpers import PATIENCE_S, eventually
 from models_rig import GATED
 
@@ -17,141 +15,15 @@ from hostd_workers.wire.feeds import FEED_WINDOW
 
 pytestmark = pytest.mark.usefixtures("way")
 
-SOURCE = """
-    import asyncio, os, pathlib, time
 
-    class Model:
-        def echo(self, x):
-            return x
-        def total(self, items, start=0):
-            return start + sum(items)
-        def double(self, items):
-            for item in items:
-                yield 2 * item
-        def first(self, items):
-            return next(items)
-        def ask(self, questions):
-            for question in questions:
-                yield f"{question}?"
-        def weigh(self, arrays):
-            return [float(array.sum()) for array in arrays]
-        def slow(self, items, gate):
-            first = next(items)
-            while not pathlib.Path(gate).exists():
-                time.sleep(0.002)
-            return first.nbytes + sum(item.nbytes for item in items)
-        def die(self, items):
-            next(items)
-            os.kill(os.getpid(), 9)
-        def note(self, items, path):
-            try:
-                return sum(items)
-            except Exception as error:
-                pathlib.Path(path).write_text(f"{type(error).__name__}: {error}")
-                raise
-            finally:
-                with open(path, "a") as file:
-                    file.write(" left")
-
-        async def async_total(self, items, start=0):
-            async for item in items:
-                start += item
-            return start
-        async def async_double(self, items):
-            async for item in items:
-                yield 2 * item
-        async def async_first(self, items):
-            return await items.__anext__()
-        async def async_note(self, items, path):
-            try:
-                async for item in items:
-                    pass
-            except Exception as error:
-                pathlib.Path(path).write_text(f"{type(error).__name__}: {error}")
-                raise
-            finally:
-                with open(path, "a") as file:
-                    file.write(" left")
-        async def linger(self, items, path):
-            await items.__anext__()
-            pathlib.Path(path).touch()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                pathlib.Path(path).write_text(" left")
-        async def async_die(self, items):
-            await items.__anext__()
-            os.kill(os.getpid(), 9)
-
-    def load(path):
-        return Model()
-"""
-
-PLAIN_SOURCE = SOURCE.split("\n        async def", 1)[0] + "\n\n    def load(path):\n        return Model()\n"
-"""Without coroutine methods a worker has no asyncio loop."""
-
-
-@pytest.fixture(params=["plain", "coroutines"])
+@pytest.fixture(params=KINDS)
 def worker(request, shared, model_dir):
-    """A model in a worker of each kind; the value is the model, and what its methods begin with."""
-    is_plain = request.param == "plain"
-    model = shared.load_model("fed", model_dir(PLAIN_SOURCE if is_plain else SOURCE))
-    return Fed(known(model), "" if is_plain else "async_")
+    return started(shared, model_dir, request.param)
 
 
 @pytest.fixture
 def model(shared, model_dir):
-    return known(shared.load_model("fed", model_dir(SOURCE)))
-
-
-def known(model):
-    """Return a model whose next call of whatever kind goes the way of the test."""
-    assert model.submit.echo(1).result() == 1
-    return model
-
-
-class Fed:
-    def __init__(self, model, prefix):
-        self.model = model
-        self.prefix = prefix
-
-    def __getattr__(self, name):
-        return getattr(self.model, self.prefix + name)
-
-    def stream(self, name):
-        return getattr(self.model.stream, self.prefix + name)
-
-
-class Noted:
-    """A generator that notes how far it went, and that it was closed."""
-
-    def __init__(self, items):
-        self.taken, self.closed = [], threading.Event()
-        self.items = self._iterate(items)
-
-    def _iterate(self, items):
-        try:
-            for item in items:
-                self.taken.append(item)
-                yield item
-        finally:
-            self.closed.set()
-
-
-def asynchronously(host, do, model_id="fed"):
-    """Run `do(model)` with a model of an asyncio client."""
-
-    async def run():
-        async with hostd.AsyncClient(host.endpoint) as client:
-            return await do(await client.retrieve_model(model_id))
-
-    return asyncio.run(run())
-
-
-async def later(items):
-    for item in items:
-        await asyncio.sleep(0)
-        yield item
+    return started(shared, model_dir, "coroutines").model
 
 
 def test_a_method_takes_what_its_caller_sends(worker):
@@ -223,147 +95,6 @@ def test_a_slow_model_holds_its_caller_back_and_memory_is_bounded(shared, model,
     assert result == [200 << 20]
 
 
-def test_what_the_iterable_raises_is_raised_and_the_model_hears_of_it(worker, tmp_path):
-    class MyError(Exception):
-        pass
-
-    mine = MyError("no more tape")
-
-    def breaking():
-        yield from range(3)
-        raise mine
-
-    path = tmp_path / "seen"
-    with pytest.raises(MyError) as caught:
-        worker.note(hostd.Feed(breaking()), str(path))
-    assert caught.value is mine
-    seen = "AbortedError: the caller's input failed: MyError: no more tape left"
-    eventually(lambda: path.exists() and path.read_text() == seen, "the model has seen it")
-    with pytest.raises(MyError):
-        list(worker.stream("double")(hostd.Feed(breaking())))
-    assert worker.total(hostd.Feed(range(3))) == 3
-
-
-def test_what_the_iterable_raises_is_raised_by_an_asyncio_client(shared_host, worker):
-    mine = KeyError("mine")
-
-    async def breaking():
-        yield 1
-        raise mine
-
-    async def do(model):
-        with pytest.raises(KeyError) as caught:
-            await getattr(model, f"{worker.prefix}total")(hostd.Feed(breaking()))
-        assert caught.value is mine
-        with pytest.raises(KeyError):
-            async for _ in getattr(model.stream, f"{worker.prefix}double")(hostd.Feed(breaking())):
-                pass
-
-    asynchronously(shared_host, do)
-
-
-def test_an_item_that_cannot_travel_ends_the_call_with_what_is_wrong(worker):
-    with pytest.raises(hostd.InvalidArgumentError, match="set"):
-        worker.total(hostd.Feed([1, {2}]))
-
-
-def test_a_model_may_stop_early_and_the_iterable_is_closed_not_drained(worker):
-    noted = Noted(range(10**9))
-    assert worker.first(hostd.Feed(noted.items)) == 0
-    assert noted.closed.is_set()
-    assert len(noted.taken) <= FEED_WINDOW
-
-
-def test_a_model_may_stop_early_with_an_asyncio_client(shared_host, worker):
-    closed = []
-
-    async def endless():
-        try:
-            n = 0
-            while True:
-                yield n
-                n += 1
-                if n > 3:
-                    await asyncio.Event().wait()
-        finally:
-            closed.append(True)
-
-    async def ready():
-        try:
-            async for item in later(range(10**9)):
-                yield item
-        finally:
-            closed.append("too")
-
-    async def do(model):
-        first = getattr(model, f"{worker.prefix}first")
-        assert await first(hostd.Feed(endless())) == 0
-        assert closed == [True]
-        assert await first(hostd.Feed(ready())) == 0
-        assert closed == [True, "too"]
-
-    asynchronously(shared_host, do)
-
-
-def test_a_consumer_that_leaves_closes_its_feed(worker):
-    noted = Noted(range(10**9))
-    with worker.stream("double")(hostd.Feed(noted.items)) as items:
-        assert next(items) == 0
-    assert noted.closed.is_set()
-    assert worker.total(hostd.Feed([1])) == 1
-
-
-def test_a_cancel_ends_both_sides(shared_host, worker, tmp_path):
-    path, closed = tmp_path / "seen", []
-
-    async def do(model):
-        asked = asyncio.Event()
-
-        async def waiting():
-            try:
-                yield 1
-                asked.set()
-                await asyncio.Event().wait()
-            finally:
-                closed.append(True)
-
-        call = asyncio.ensure_future(getattr(model, f"{worker.prefix}note")(hostd.Feed(waiting()), str(path)))
-        await asyncio.wait_for(asked.wait(), PATIENCE_S)
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        assert closed == [True]
-
-    asynchronously(shared_host, do)
-    eventually(lambda: path.exists() and path.read_text().endswith(" left"), "the method has ended, too")
-
-
-def test_an_interrupt_of_the_wait_ends_both_sides(model, tmp_path):
-    path, noted = tmp_path / "seen", Noted([1, 2])
-
-    class InterruptedByTestError(Exception):
-        pass
-
-    def interrupt(*_):
-        raise InterruptedByTestError
-
-    def when_it_waits():
-        eventually(path.exists, "the method waits for something else")
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
-
-    before = signal.signal(signal.SIGUSR1, interrupt)
-    thread = threading.Thread(target=when_it_waits)
-    thread.start()
-    try:
-        with pytest.raises(InterruptedByTestError):
-            model.linger(hostd.Feed(noted.items, window=1), str(path))
-    finally:
-        thread.join(PATIENCE_S)
-        signal.signal(signal.SIGUSR1, before)
-    assert noted.closed.is_set()
-    eventually(lambda: path.read_text().endswith(" left"), "the method has ended, too")
-
-
 def test_what_a_model_yields_is_not_late_by_more_than_an_item(shared_host, model):
     with hostd.connect(shared_host.endpoint) as other:
         same = other.retrieve_model("fed")
@@ -378,43 +109,6 @@ def test_what_a_model_yields_is_not_late_by_more_than_an_item(shared_host, model
         with model.stream.double(hostd.Feed(chunks())) as items:
             assert next(items) == 0
             assert len(taken) <= FEED_WINDOW // 4
-
-
-def test_a_deadline_ends_a_call_whose_input_does_not_come(worker, tmp_path):
-    path = tmp_path / "seen"
-    halted = threading.Event()
-
-    def halting():
-        yield 1
-        halted.wait(0.3)
-        yield 2
-
-    model = worker.model.options(timeout_s=0.1)
-    with pytest.raises(hostd.DeadlineExceededError):
-        getattr(model, f"{worker.prefix}note")(hostd.Feed(halting()), str(path))
-    eventually(lambda: path.exists() and path.read_text().endswith(" left"), "the method has ended, too")
-
-
-def test_the_death_of_a_worker_ends_the_call_and_closes_the_iterable(worker):
-    noted = Noted(range(10**9))
-    with pytest.raises(hostd.UnavailableError, match="SIGKILL"):
-        worker.die(hostd.Feed(noted.items))
-    assert noted.closed.is_set()
-
-
-def test_the_death_of_a_client_ends_its_calls(shared_host, worker, tmp_path):
-    path = tmp_path / "seen"
-    program = f"""
-import hostd, os
-def halting():
-    yield 1
-    os.kill(os.getpid(), {int(signal.SIGKILL)})
-model = hostd.connect({shared_host.endpoint!r}).retrieve_model("fed")
-model.{worker.prefix}note(hostd.Feed(halting()), {str(path)!r})
-"""
-    died = subprocess.run([sys.executable, "-c", program], timeout=PATIENCE_S, check=False)
-    assert died.returncode == -signal.SIGKILL
-    eventually(lambda: path.exists() and path.read_text().endswith(" left"), "the method has ended, too")
 
 
 def test_other_calls_go_on_while_one_waits_for_its_input(worker):
@@ -487,37 +181,3 @@ def test_a_call_that_is_held_while_its_model_is_loaded_consumes_nothing_before(l
     assert noted.taken == []
     lazy_rig.let_go("held")
     assert call.result(PATIENCE_S) == sum(range(100))
-
-
-def test_an_unload_waits_for_a_call_that_is_being_fed(shared, worker, pool):
-    begun, go_on = threading.Event(), threading.Event()
-
-    def chunks():
-        yield 1
-        begun.set()
-        assert go_on.wait(PATIENCE_S)
-        yield from range(1000)
-
-    call = pool.submit(lambda: worker.total(hostd.Feed(chunks())))
-    assert begun.wait(PATIENCE_S)
-    with hostd.connect(shared.endpoint) as other:
-        unload = pool.submit(other.unload_model, "fed")
-        eventually(lambda: other.get_model("fed").state == "UNLOADING", "the model drains")
-        go_on.set()
-        assert call.result(PATIENCE_S) == 1 + sum(range(1000))
-        assert unload.result(PATIENCE_S).processes >= 1
-
-
-def test_an_unload_at_once_ends_a_call_that_is_being_fed(shared, worker, pool):
-    noted = Noted([1])
-
-    def chunks():
-        yield from noted.items
-        with hostd.connect(shared.endpoint) as other:
-            other.unload_model("fed", now=True)
-        yield from range(10**9)
-
-    call = pool.submit(lambda: worker.total(hostd.Feed(chunks())))
-    with pytest.raises((hostd.AbortedError, hostd.UnavailableError)):
-        call.result(PATIENCE_S)
-    assert noted.closed.is_set()
