@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hostd_workers.wire.lane.page import Writer
 
 TURN_S: Final = 0.0005
-"""As often as a busy worker looks for new messages: two hand-overs between threads cost as much as ten small items."""
+"""As often as a busy worker looks for new messages. A turn costs two hand-overs between threads: 20 us."""
 
 _END = object()
 
