@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from hostd.client._sync.calls import PendingCall
     from hostd.client._sync.client import Client
     from hostd.client._sync.model import Model
+    from hostd.client.feed import Feed
     from hostd.embed import Host
     from hostd.log_lines import LogLine
     from hostd.records import (
@@ -77,6 +78,7 @@ __all__ = [
     "DeadlineExceededError",
     "Event",
     "FailedPreconditionError",
+    "Feed",
     "Holder",
     "Host",
     "HostError",
@@ -121,6 +123,7 @@ _HOMES = {
     "AsyncClient": "hostd.client._async.client",
     "AsyncModel": "hostd.client._async.model",
     "Client": "hostd.client._sync.client",
+    "Feed": "hostd.client.feed",
     "Host": "hostd.embed",
     "Model": "hostd.client._sync.model",
     "PendingCall": "hostd.client._sync.calls",

@@ -227,7 +227,7 @@ class Lanes:
         elif kind == msg.LANE_WELCOME:
             lane.has_spoken = True
         else:
-            if kind != msg.ITEM:
+            if kind not in (msg.ITEM, msg.CREDIT):
                 lane.sent.pop(envelope.id, None)
             self._tracker.answer(envelope)
 

@@ -4,6 +4,7 @@ Rules
 1. Every request ends exactly once: with a result, an error, or the loss of the connection.
 2. An answer to a request that nobody knows any more is dropped.
 3. A stream grants the worker credit for as many items as it has room for, half a window at a time.
+4. What feeds a call is sent as far as the worker asks for it (`hostd_workers.wire.feeds`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from hostd.client.arguments import program_name
+from hostd.client.feed import Feed, feeding_of
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode, encode, encode_call
@@ -25,11 +27,13 @@ from hostd_workers.wire.errors import (
     ProtocolError,
     UnavailableError,
 )
+from hostd_workers.wire.feeds import put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
+    from hostd.client.feed import Feeding
     from hostd_workers.wire.frames import Buffer
 
     Make: TypeAlias = Callable[["Tracker"], tuple[Any, list[Buffer]]]
@@ -48,7 +52,7 @@ STREAM_WINDOW = 64
 class Pending:
     """A request that waits for its one answer; its `listeners` are called when that has come."""
 
-    __slots__ = ("_envelope", "deadline_s", "error", "id", "is_done", "lane", "listeners", "model_id")
+    __slots__ = ("_envelope", "deadline_s", "error", "feeding", "id", "is_done", "lane", "listeners", "model_id")
 
     def __init__(self, request_id: int) -> None:
         self.id = request_id
@@ -59,6 +63,8 @@ class Pending:
         """The descriptor of the lane that it was sent over, if not by the host."""
         self.deadline_s: float | None = None
         self.error: HostError | None = None
+        self.feeding: Feeding | None = None
+        """Of a call with a feed."""
         self.listeners: list[Callable[[], None]] = []
         self._envelope: wire.Envelope | None = None
 
@@ -80,10 +86,14 @@ class Pending:
     def result(self) -> Any:
         """Return the value of the answer, or raise its error."""
         if self.error is not None:
-            raise again(self.error)
+            raise self.failure(self.error)
         if self._envelope is None:
             raise UnavailableError("there is no answer yet")
         return decode(self._envelope.body, self._envelope.buffers)
+
+    def failure(self, error: HostError) -> BaseException:
+        """Return what is to be raised for an error: what its feed has raised, or a copy."""
+        return again(error) if self.feeding is None or self.feeding.failure is None else self.feeding.failure
 
     def receive(self, envelope: wire.Envelope) -> None:
         """Take what came for this request."""
@@ -97,8 +107,16 @@ class Pending:
         self.error = error
         self._finish()
 
+    def asked(self, items: int) -> None:
+        """Take note that the model wants items of the feed."""
+        if self.feeding is not None:
+            self.feeding.sender.granted(items)
+            (self.feeding.asked or self.tell)()
+
     def _finish(self) -> None:
         self.is_done = True
+        if self.feeding is not None:
+            self.feeding.sender.close()
         self.tell()
 
     def tell(self) -> None:
@@ -162,7 +180,9 @@ class _RemoteTraceback(Exception):  # noqa: N818 - as `concurrent.futures` calls
 class Tracker:
     """The requests of one client. Its methods return the frames to send."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_await: bool = False) -> None:
+        """Begin without requests; `may_await` says whether whoever feeds calls can iterate asynchronously."""
+        self._may_await = may_await
         self._pending: dict[int, Pending] = {}
         self._headers: dict[tuple[str, str, bool], bytes] = {}
         self._ids = itertools.count(1)
@@ -186,24 +206,62 @@ class Tracker:
         self.welcome = welcome
 
     def call(
-        self, model_id: str, method: str, args: Sequence[Any], kwargs: dict[str, Any], timeout_s: float | None
+        self,
+        model_id: str,
+        method: str,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        timeout_s: float | None,
+        whole_for: str = "",
     ) -> tuple[Pending, list[Buffer]]:
-        """Return a call of a model's method. Raises `InvalidArgumentError` for arguments that cannot travel."""
+        """Return a call of a model's method. Raises `InvalidArgumentError` for arguments that cannot travel.
+
+        `whole_for` is the way of calling for which arguments have to be whole.
+        """
+        args, kwargs, feeding = self._without_feed(args, kwargs, whole_for)
         body, buffers = encode_call(args, kwargs)
-        header = self._headers.get((model_id, method, False)) or self._header(model_id, method, streams=False)
+        header = self._headers.get((model_id, method, False)) if feeding is None else None
+        header = header or self._header(model_id, method, feeding, streams=False)
         pending = self._new(Pending)
-        pending.model_id = model_id
+        pending.model_id, pending.feeding = model_id, feeding
         return pending, self._pack(msg.CALL, pending, header, body, buffers, timeout_s)
 
     def stream(
         self, model_id: str, method: str, args: Sequence[Any], kwargs: dict[str, Any], timeout_s: float | None
     ) -> tuple[PendingStream, list[Buffer]]:
         """Return a call of a method that yields items."""
+        args, kwargs, feeding = self._without_feed(args, kwargs)
         body, buffers = encode_call(args, kwargs)
-        header = self._headers.get((model_id, method, True)) or self._header(model_id, method, streams=True)
+        header = self._headers.get((model_id, method, True)) if feeding is None else None
+        header = header or self._header(model_id, method, feeding, streams=True)
         pending = self._new(PendingStream)
-        pending.model_id = model_id
+        pending.model_id, pending.feeding = model_id, feeding
         return pending, self._pack(msg.STREAM, pending, header, body, buffers, timeout_s)
+
+    def _without_feed(
+        self, args: Sequence[Any], kwargs: dict[str, Any], whole_for: str = ""
+    ) -> tuple[Sequence[Any], dict[str, Any], Feeding | None]:
+        """Return arguments with None in place of a feed, and that."""
+        if Feed not in map(type, args) and (not kwargs or Feed not in map(type, kwargs.values())):
+            return args, kwargs, None
+        feeding = feeding_of(args, kwargs, may_await=self._may_await, whole_for=whole_for)
+        args, kwargs = list(args), dict(kwargs)
+        if feeding is not None:
+            put(args, kwargs, feeding.place, None)
+        return args, kwargs, feeding
+
+    # What feeds a call
+
+    def item(self, pending: Pending, item: object) -> tuple[list[Buffer], int]:
+        """Return the next item of a call's feed, and its size in bytes.
+
+        Raises `InvalidArgumentError` if it cannot travel or is too large. It is copied: what made it may write into it.
+        """
+        body, buffers = encode(item)
+        kept: list[Buffer] = [each if type(each) is bytes else bytes(each) for each in buffers]
+        size_bytes = len(body) + sum(map(len, kept))
+        self._check_size(size_bytes)
+        return wire.pack(msg.ITEM, pending.id, body=body, buffers=kept), size_bytes
 
     def verb(self, verb: str, arguments: dict[str, Any], timeout_s: float | None) -> tuple[Pending, list[Buffer]]:
         """Return a request of the control plane."""
@@ -245,9 +303,15 @@ class Tracker:
 
     def answer(self, envelope: wire.Envelope) -> None:
         """Take what answers a request."""
-        pending = self._pending.get(envelope.id) if envelope.kind == msg.ITEM else self._pending.pop(envelope.id, None)
-        if pending is not None:
-            pending.receive(wire.Envelope(msg.RESULT, *envelope[1:]) if envelope.kind == msg.WELCOME else envelope)
+        kind, id_ = envelope.kind, envelope.id
+        is_last = kind not in (msg.ITEM, msg.CREDIT)
+        pending = self._pending.pop(id_, None) if is_last else self._pending.get(id_)
+        if pending is None:
+            return
+        if kind == msg.CREDIT:
+            pending.asked(msg.unpack_credit(envelope.header))
+        else:
+            pending.receive(wire.Envelope(msg.RESULT, *envelope[1:]) if kind == msg.WELCOME else envelope)
 
     def lose(self, error: HostError) -> None:
         """End every request: the connection is gone, and with it every answer."""
@@ -262,8 +326,11 @@ class Tracker:
         pending = self._pending[request_id] = kind(request_id)
         return pending
 
-    def _header(self, model_id: str, method: str, *, streams: bool) -> bytes:
-        header = msg.pack_target(msg.Target(model_id, method, window=STREAM_WINDOW if streams else 0))
+    def _header(self, model_id: str, method: str, feeding: Feeding | None, *, streams: bool) -> bytes:
+        target = msg.Target(model_id, method, window=STREAM_WINDOW if streams else 0)
+        if feeding is not None:
+            return msg.pack_target(target._replace(feed=feeding.place, feed_window=feeding.window))
+        header = msg.pack_target(target)
         if len(self._headers) >= _HEADERS_REMEMBERED:
             self._headers.clear()
         self._headers[(model_id, method, streams)] = header

@@ -290,6 +290,14 @@ class ForwardCredit(NamedTuple):
     items: int
 
 
+class ForwardFeed(NamedTuple):
+    """Send the worker what has come for the feed of a call."""
+
+    worker_id: WorkerId
+    call_id: CallId
+    payload: Payload
+
+
 class RelayAnswer(NamedTuple):
     """Pass what a worker sent on to the client, under the client's own id."""
 
@@ -353,6 +361,7 @@ Effect: TypeAlias = (
     | ForwardCall
     | ForwardCancel
     | ForwardCredit
+    | ForwardFeed
     | RelayAnswer
     | Answer
     | AnswerError

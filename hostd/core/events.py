@@ -17,6 +17,7 @@ from hostd.core.requests import DeployAbortRequested as DeployAbortRequested
 from hostd.core.requests import DeployCommitRequested as DeployCommitRequested
 from hostd.core.requests import DeployRequested as DeployRequested
 from hostd.core.requests import FateRequested as FateRequested
+from hostd.core.requests import FeedReceived as FeedReceived
 from hostd.core.requests import LaneRequested as LaneRequested
 from hostd.core.requests import LoadRequested as LoadRequested
 from hostd.core.requests import PinRequested as PinRequested
@@ -279,11 +280,15 @@ class WorkerNotEnded(NamedTuple):
 
 
 class WorkerUnreachable(NamedTuple):
-    """A message to the worker could not be sent: its queue is full (`is_full`) or it has no connection."""
+    """A message to the worker could not be sent: its queue is full (`is_full`) or it has no connection.
+
+    That is a call, or what belongs to one that `has_begun`.
+    """
 
     worker_id: WorkerId
     call_id: CallId
     is_full: bool
+    has_begun: bool = False
 
 
 # Files
@@ -412,6 +417,7 @@ Event: TypeAlias = (
     | FateRequested
     | CallCancelled
     | CreditGranted
+    | FeedReceived
     | ClientVanished
     | SpecFound
     | SizePredicted

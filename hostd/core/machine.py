@@ -88,6 +88,7 @@ class Core:
             ev.WorkerAnswered: router.answered,
             ev.CallCancelled: self._on_cancelled,
             ev.CreditGranted: router.credited,
+            ev.FeedReceived: router.fed,
             ev.WorkerUnreachable: router.unreachable,
             ev.LaneRequested: asked(lanes.open),
             ev.FateRequested: asked(lanes.fate),

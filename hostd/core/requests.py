@@ -176,6 +176,13 @@ class CreditGranted(NamedTuple):
     items: int
 
 
+class FeedReceived(NamedTuple):
+    """A client sends an item of a call's feed, or its end."""
+
+    caller: Caller
+    payload: Payload
+
+
 class ClientVanished(NamedTuple):
     """A client's connection is gone."""
 

@@ -193,7 +193,7 @@ class Outside:
             for known in [known for known in self.open if known.client == event.client]:
                 del self.open[known]
             self.promises.lose_client(event.client)
-        if caller is None or isinstance(event, (ev.CallCancelled, ev.CreditGranted)):
+        if caller is None or isinstance(event, (ev.CallCancelled, ev.CreditGranted, ev.FeedReceived)):
             return
         if isinstance(event, ev.LoadRequested):
             self.asked_retries[event.model_id] = max(event.retries or 0, self.asked_retries[event.model_id])
@@ -253,6 +253,8 @@ class Outside:
                 self.processes[worker_id].cancelled.append(call_id)
             case fx.ForwardCredit(worker_id):
                 self.processes[worker_id].credits.append(effect)
+            case fx.ForwardFeed(worker_id, call_id, asked):
+                assert asked.caller == self.processes[worker_id].calls[call_id].payload.caller
             case fx.FindSpec():
                 self._note_try(effect)
                 self.finds.append(effect)

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 from driver import ALICE, BOB, LAZY, Driver
-from outside import Said
+from outside import Asked, Said
 
 from hostd.core import effects as fx
 from hostd.core import events as ev
@@ -66,6 +66,7 @@ def test_cancelling_or_feeding_what_is_not_in_flight_changes_nothing(ready):
     for caller in (call, ev.Caller(ALICE, 999), ev.Caller(BOB, call.request_id)):
         assert ready.feed(ev.CallCancelled(caller)) == []
         assert ready.feed(ev.CreditGranted(caller, 1)) == []
+        assert ready.feed(ev.FeedReceived(caller, Asked(caller, 1))) == []
 
 
 def test_a_client_cannot_cancel_the_call_of_another(ready):
@@ -78,6 +79,24 @@ def test_credit_goes_to_the_worker_of_the_stream(ready):
     call = ready.call(method="generate")
     ready.feed(ev.CreditGranted(call, 16))
     assert ready.effects == [fx.ForwardCredit(1, ready.sent(call).call_id, 16)]
+
+
+def test_what_feeds_a_call_goes_to_its_worker(ready):
+    call = ready.call()
+    item = Asked(call, 1)
+    ready.feed(ev.FeedReceived(call, item))
+    assert ready.effects == [fx.ForwardFeed(1, ready.sent(call).call_id, item)]
+
+
+@pytest.mark.parametrize(("is_full", "error"), [(True, ResourceExhaustedError), (False, UnavailableError)])
+def test_a_call_of_which_an_item_was_lost_ends_in_its_worker_too(ready, is_full, error):
+    call = ready.call(timeout_s=5)
+    sent = ready.sent(call)
+    ready.feed(ev.WorkerUnreachable(ev.WorkerId(1), sent.call_id, is_full, has_begun=True))
+    assert ready.effects_of(fx.ForwardCancel) == [fx.ForwardCancel(1, sent.call_id)]
+    ready.error(call, error)
+    assert ready.core.next_deadline() is None
+    assert ready.feed(ev.WorkerUnreachable(ev.WorkerId(1), sent.call_id, is_full, has_begun=True)) == []
 
 
 LATE = {

@@ -155,9 +155,10 @@ def test_a_call_after_its_deadline_begins_no_load(lazy):
     assert lazy.finds == []
 
 
-def test_credit_for_a_held_call_is_nothing(lazy):
+def test_credit_for_a_held_call_is_nothing_nor_is_what_feeds_it(lazy):
     call = lazy.call(method="generate")
     assert lazy.feed(ev.CreditGranted(call, 3)) == []
+    assert lazy.feed(ev.FeedReceived(call, lazy.open)) == []
 
 
 def test_calls_of_several_models_are_held_apart(lazy):

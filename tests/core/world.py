@@ -132,6 +132,7 @@ class World(WorldOfMemory):
         caller = self._pick_caller(n)
         if caller is not None:
             self.feed(ev.CreditGranted(caller, n))
+            self.feed(ev.FeedReceived(caller, Asked(caller, caller.request_id)))
 
     def vanish(self, client: ev.ClientId) -> None:
         self.feed(ev.ClientVanished(client))
@@ -238,9 +239,11 @@ class World(WorldOfMemory):
 
     def lose_call(self, n: int, is_full: bool) -> None:
         call = self._pick(n, [call for process in self.processes.values() for call in process.calls.values()])
+        has_begun = n % 3 == 2  # then it is an item of its feed that is lost
         if call is not None:
-            del self.processes[call.worker_id].calls[call.call_id]
-            self.feed(ev.WorkerUnreachable(call.worker_id, call.call_id, is_full))
+            if not has_begun:
+                del self.processes[call.worker_id].calls[call.call_id]
+            self.feed(ev.WorkerUnreachable(call.worker_id, call.call_id, is_full, has_begun))
 
     def say_last_words(self, n: int) -> None:
         process = self._pick_process(n, lambda p: p.has_greeted)

@@ -11,7 +11,7 @@ import hostd
 PUBLIC = set(
     """
     AbortedError AlreadyExistsError AsyncClient AsyncModel CancelledError Change Client DeadlineExceededError Event
-    FailedPreconditionError Holder Host HostError HostInfo HostSummary InternalError InvalidArgumentError LoadPlan LogLine
+    FailedPreconditionError Feed Holder Host HostError HostInfo HostSummary InternalError InvalidArgumentError LoadPlan LogLine
     MemoryInfo MessageTooLargeError MethodInfo Model ModelError ModelInfo ModelSummary NotFoundError PendingCall
     PermissionDeniedError ProtocolError ResourceExhaustedError SizeEstimate Status SyncReport TemplateInfo TemplatesInfo TensorInfo
     UnavailableError UnimplementedError UnloadReport VersionMismatchError WorkerInfo __version__ connect

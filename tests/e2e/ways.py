@@ -65,7 +65,7 @@ def directly(monkeypatch):
 
 def _asked(channel, make):
     """Return what asks for the lane that a call needs; None if it has it, or is no call."""
-    scratch = Tracker()
+    scratch = Tracker(may_await=True)
     scratch.welcome = channel._tracker.welcome
     model_id = make(scratch)[0].model_id
     lanes = channel._lanes

@@ -237,6 +237,30 @@ def test_cancels_and_credits_and_loads_reach_the_worker(back):
     assert msg.unpack_map(back.hear())["initializer"] == ["my:own", {"n": 2}]
 
 
+def test_what_feeds_a_call_reaches_the_worker_under_our_id(back):
+    back.backend.feed(fx.ForwardFeed(WORKER, ev.CallId(5), wire.pack(msg.ITEM, 99, b"", b"b" * 20_000, [b"x" * 9])))
+    heard = back.hear()
+    assert (heard.kind, heard.id, bytes(heard.body), len(heard.buffers)) == (msg.ITEM, 5, b"b" * 20_000, 1)
+
+
+def test_what_a_model_asks_for_is_no_end_of_its_call_and_must_be_a_count(back):
+    back.say(msg.pack_credit(5, 64))
+    (asked,) = back.events
+    assert (asked.call_id, asked.final, asked.failed) == (5, False, False)
+    back.say_in_vain(wire.pack(msg.CREDIT, 5, b"\xa1x"))
+    assert back.events == [asked]
+
+
+def test_an_item_for_a_worker_that_takes_nothing_ends_its_call_and_one_for_a_dead_worker_is_left_to_its_death(back):
+    other = ev.WorkerId(5)
+    back.backend.admit(other)
+    back.backend.feed(fx.ForwardFeed(other, ev.CallId(6), wire.pack(msg.ITEM, 1)))
+    while not back.events:
+        back.backend.feed(fx.ForwardFeed(WORKER, ev.CallId(7), wire.pack(msg.ITEM, 1, b"", b"b" * 60_000)))
+        back.transport.until(lambda: True)
+    assert back.events == [ev.WorkerUnreachable(WORKER, ev.CallId(7), is_full=True, has_begun=True)]
+
+
 def test_a_call_to_a_worker_without_connection_is_reported(back):
     other = ev.WorkerId(5)
     back.backend.admit(other)

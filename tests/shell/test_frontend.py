@@ -12,6 +12,7 @@ from hostd.shell.transport.clients import Frontend, Programs
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import decode
+from hostd_workers.wire.feeds import FEED_BYTES
 
 NOW_S = 1000.0
 CALL_HEADER = msg.pack_target(msg.Target("m", "predict"))
@@ -134,6 +135,29 @@ def test_a_cancel_withdraws_and_a_credit_grants(front, connect):
         ev.CallCancelled(ev.Caller((client(1)), 7)),
         ev.CreditGranted(ev.Caller((client(1)), 8), 32),
     ]
+
+
+def test_what_feeds_a_call_is_passed_on_as_it_came(front, connect):
+    peer = connect()
+    for message in (wire.pack(msg.ITEM, 8, body=b"\xc1"), wire.pack(msg.END, 8), wire.pack(msg.ERROR, 8)):
+        peer.say(message)
+    front.turn_until(lambda: len(front.events) == 3)
+    caller = ev.Caller(client(1), 8)
+    assert [event.caller for event in front.events] == [caller] * 3
+    assert [event.payload[0][0] for event in front.events] == [msg.ITEM, msg.END, msg.ERROR]
+
+
+def test_an_item_that_is_too_long_ends_its_call(front, connect):
+    connect().say(wire.pack(msg.ITEM, 8, b"", b"body", [b"x" * (1 << 19)] * 5))
+    front.turn_until(lambda: front.events)
+    assert front.events == [ev.CallCancelled(ev.Caller(client(1), 8))]
+
+
+def test_a_call_with_a_feed_counts_as_longer(front, connect):
+    header = msg.pack_target(msg.Target("m", "f", feed=0, feed_window=4))
+    connect().say(wire.pack(msg.CALL, 7, header, b"body"))
+    front.turn_until(lambda: front.events)
+    assert front.events[0].size_bytes == len(wire.pack(msg.CALL, 7, header, b"body")[0]) + FEED_BYTES
 
 
 FORBIDDEN = {

@@ -23,6 +23,8 @@ from hostd_workers.wire.messages import Target
         ["m", "predict", "00-trace-01"],
         ["m", "generate", None, 64],
         ["m", "generate", "t", msg.MAX_CREDIT],
+        ["m", "total", None, 0, 1, 64],
+        ["m", "double", "t", 64, "items", 1],
         ["grüße/🦉", ""],
     ],
     ids=repr,
@@ -31,6 +33,7 @@ def test_a_target_is_the_shortest_array_and_comes_back(header):
     packed = msg.pack_target(Target(*header))
     assert packed == msgpack.packb(header)
     assert msg.unpack_target(packed) == Target(*header)
+    assert msg.has_feed(packed) == (len(header) == 6)
 
 
 def test_a_window_of_zero_may_be_written_out():
@@ -39,7 +42,9 @@ def test_a_window_of_zero_may_be_written_out():
 
 NAMES = [None, [], ["m"], "mx", {"m": "x"}, ["m", 1], [1, "x"], [b"m", "x"], ["m", ["x"]], [[[[["m"]]]], "x"]]
 MORE = [[1], [None, "64"], [None, -1], [None, msg.MAX_CREDIT + 1], [None, 1.0], [None, 1, 1]]
+FEEDS = [[0, 0], [0, 65], [-1, 1], [None, 1], [0.0, 1], ["items", "1"]]
 HEADERS = [*NAMES, *(["m", "x", *more] for more in MORE), ["m", "x" * (16 * 1024 + 1)]]
+HEADERS += [["m", "x", None, 0, *feed] for feed in FEEDS]
 
 
 @pytest.mark.parametrize("header", HEADERS, ids=lambda value: repr(value)[:40])

@@ -11,6 +11,7 @@ from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import encode
 from hostd_workers.wire.errors import (
+    AbortedError,
     CancelledError,
     DeadlineExceededError,
     HostError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hostd_workers.methods import Method
+    from hostd_workers.wire.feeds import FeedReceiver
 
 TRACE: ContextVar[str | None] = ContextVar("hostd_trace", default=None)
 """The W3C traceparent of the call that runs, for a model that reports spans of its own."""
@@ -48,6 +50,7 @@ class Call(NamedTuple):
     expires_s: float
     came_ns: int
     began_ns: int
+    feed: FeedReceiver | None = None
 
 
 class Answers:
@@ -84,6 +87,12 @@ class Answers:
         """Send the end of a stream."""
         self._send(wire.pack(msg.END, call_id, body=_NOTHING))
 
+    def ask(self, call_id: int, feed: FeedReceiver) -> None:
+        """Have the caller send more items of a feed, if it has too little credit."""
+        items = feed.grant()
+        if items:
+            self._send(msg.pack_credit(call_id, items))
+
     def refuse(self, call_id: int, error: HostError) -> None:
         """Send an error."""
         self._send(msg.pack_error(call_id, error))
@@ -97,6 +106,11 @@ def cancelled() -> HostError:
 def too_late() -> HostError:
     """Return the end of a call that is past its deadline."""
     return DeadlineExceededError("the deadline passed before the model answered")
+
+
+def call_is_over() -> HostError:
+    """Return what a model gets that asks for items of a feed after its call."""
+    return AbortedError("the call is over for which this feed was")
 
 
 def must_stream(method: str) -> HostError:

@@ -6,10 +6,11 @@ Rules
 2. A stream sends an item only while its caller has granted credit for it.
 3. What nobody waits for any more (cancelled, or past its deadline) is not begun, and gets an end as everything else:
    so the host knows what its worker still has.
-4. Coroutine methods run on the loop that the worker then has, many at a time (`tasks`).
+4. Coroutine methods run on the loop that the worker then has, many at a time (`tasks`), and plain ones with a feed
+   beside each other, in turns (`fed`).
 
-This file, `tasks` and `session` are the border with the model's code: whatever that raises becomes a typed error here,
-but for what ends a process (`ending.ENDS_A_PROCESS`).
+This file, `tasks`, `fed` and `session` are the border with the model's code: whatever that raises becomes a typed error
+here, but for what ends a process (`ending.ENDS_A_PROCESS`).
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.codec import DEFAULT_LIMITS, decode
 from hostd_workers.wire.errors import HostError, InvalidArgumentError, UnimplementedError
+from hostd_workers.wire.feeds import FeedReceiver, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from hostd_workers.calls.fed import FedCalls
     from hostd_workers.calls.tasks import Tasks
     from hostd_workers.methods import Method
     from hostd_workers.wire.lane.page import Writer
@@ -97,6 +100,7 @@ class Runtime:
         """Each with when it expires, in s, and when it came, in ns."""
         self._streams: dict[int, _Stream] = {}
         self._tasks: Tasks | None = None
+        self._fed: FedCalls | None = None
         self._cancelled: set[int] = set()
         self._early_credit: dict[int, int] = {}
         """What was granted to streams that are still queued."""
@@ -109,12 +113,14 @@ class Runtime:
     @property
     def has_work(self) -> bool:
         """Say whether `step` has something to do."""
-        if self._queue or not self._streams:  # asked twice for every call
-            return bool(self._queue)
-        return any(stream.credit > 0 for stream in self._streams.values())
+        if self._queue:  # asked twice for every call
+            return True
+        if self._streams and any(stream.credit > 0 for stream in self._streams.values()):
+            return True
+        return self._fed is not None and self._fed.has_work
 
     def accept(self, envelope: wire.Envelope, now_ns: int = 0) -> None:
-        """Take in a CALL, STREAM, CANCEL or CREDIT; `now_ns` spares a look at the clock."""
+        """Take in a CALL or STREAM, or what belongs to one; `now_ns` spares a look at the clock."""
         kind = envelope.kind
         if kind in (msg.CALL, msg.STREAM):
             now_ns = now_ns or time.monotonic_ns()
@@ -127,6 +133,8 @@ class Runtime:
             self._cancel(envelope.id)
         elif kind == msg.CREDIT:
             self._credit(envelope)
+        elif kind in (msg.ITEM, msg.END, msg.ERROR):
+            self._feed(envelope)
 
     def step(self) -> None:
         """Run one queued call, and take one item from each stream that may go on."""
@@ -144,6 +152,8 @@ class Runtime:
         if self._streams:
             for stream in [stream for stream in self._streams.values() if stream.credit > 0]:
                 self._advance(stream)
+        if self._fed is not None:
+            self._fed.step()
 
     def method_of(self, header: bytes) -> str | None:
         """Return the method that calls with a header go to; None if there is none, or none was begun."""
@@ -163,8 +173,9 @@ class Runtime:
         self.take_queued()
         for stream in list(self._streams.values()):
             self._end_stream(stream)
-        if self._tasks is not None:
-            self._tasks.cancel_all()
+        for calls in (self._tasks, self._fed):
+            if calls is not None:
+                calls.cancel_all()
 
     # One call
 
@@ -172,17 +183,16 @@ class Runtime:
         try:
             method, target = self._target(envelope.header)
             args, kwargs = self._arguments(envelope)
+            if target.feed is not None and not put(args, kwargs, target.feed, None):
+                raise InvalidArgumentError(f"the feed is to be argument {target.feed!r}, which the call does not have")
         except HostError as error:
             self._answers.refuse(envelope.id, error)
             return
         streams = envelope.kind == msg.STREAM
-        if method.is_async:
-            call = Call(envelope.id, streams, method, target, args, kwargs, expires_s, came_ns, began_ns)
-            if self._tasks is None:
-                from hostd_workers.calls.tasks import Tasks  # noqa: PLC0415 - see there
-
-                self._tasks = Tasks(self._answers, self._page)
-            self._tasks.begin(call, target.window + credit)
+        if method.is_async or target.feed is not None:
+            feed = None if target.feed is None else FeedReceiver(target.feed_window)
+            call = Call(envelope.id, streams, method, target, args, kwargs, expires_s, came_ns, began_ns, feed)
+            self._begin_beside(call, target.window + credit)
             return
         TRACE.set(target.trace)
         try:
@@ -213,6 +223,21 @@ class Runtime:
             return
         self._page.ran(began_ns - came_ns, time.monotonic_ns() - began_ns)
         self._answers.give(envelope.id, msg.RESULT, method.name, result)
+
+    def _begin_beside(self, call: Call, credit: int) -> None:
+        """Begin a call that others may go on beside."""
+        if call.method.is_async:
+            if self._tasks is None:
+                from hostd_workers.calls.tasks import Tasks  # noqa: PLC0415 - see there
+
+                self._tasks = Tasks(self._answers, self._page)
+            self._tasks.begin(call, credit)
+        elif call.feed is not None:
+            if self._fed is None:
+                from hostd_workers.calls.fed import FedCalls  # noqa: PLC0415 - few models need it
+
+                self._fed = FedCalls(self._answers, self._page)
+            self._fed.begin(call, call.feed, credit)
 
     def _target(self, header: bytes) -> tuple[Method, msg.Target]:
         known = self._targets.get(header)
@@ -278,21 +303,48 @@ class Runtime:
         except BaseException as error:  # noqa: BLE001 - the border with the model's code; nobody waits for this any more
             note(error)
 
+    # What comes for a call that has begun or waits
+
+    def _beside(self, call_id: int) -> Tasks | FedCalls | None:
+        """Return what has a call that others go on beside."""
+        for calls in (self._tasks, self._fed):
+            if calls is not None and call_id in calls:
+                return calls
+        return None
+
     def _credit(self, envelope: wire.Envelope) -> None:
         items = msg.unpack_credit(envelope.header)
         if envelope.id in self._streams:
             self._streams[envelope.id].credit += items
-        elif self._tasks is not None and envelope.id in self._tasks:
-            self._tasks.grant(envelope.id, items)
+        elif (calls := self._beside(envelope.id)) is not None:
+            calls.grant(envelope.id, items)
         elif self._is_queued(envelope.id):
             self._early_credit[envelope.id] = self._early_credit.get(envelope.id, 0) + items
+
+    def _feed(self, envelope: wire.Envelope) -> None:
+        calls = self._beside(envelope.id)
+        receiver = None if calls is None else calls.receiver(envelope.id)
+        if calls is None or receiver is None:
+            return
+        if envelope.kind == msg.ERROR:
+            calls.fail(envelope.id, msg.unpack_error(envelope))
+            return
+        try:
+            if envelope.kind == msg.ITEM:
+                receiver.came(envelope)
+            else:
+                receiver.end()
+        except HostError as error:
+            calls.fail(envelope.id, error)
+        else:
+            calls.news(envelope.id)
 
     def _cancel(self, call_id: int) -> None:
         if call_id in self._streams:
             self._end_stream(self._streams[call_id])
             self._answers.refuse(call_id, cancelled())
-        elif self._tasks is not None and call_id in self._tasks:
-            self._tasks.cancel(call_id)
+        elif (calls := self._beside(call_id)) is not None:
+            calls.end(call_id, cancelled())
         elif self._is_queued(call_id):
             self._cancelled.add(call_id)
 

@@ -18,6 +18,7 @@ from hostd_workers.calls.answers import (
     TRACE,
     Answers,
     Call,
+    call_is_over,
     cancelled,
     cannot_stream,
     must_stream,
@@ -26,11 +27,14 @@ from hostd_workers.calls.answers import (
 from hostd_workers.process.ending import ENDS_A_PROCESS, note
 from hostd_workers.raised import error_of
 from hostd_workers.wire import messages as msg
+from hostd_workers.wire.codec import decode
+from hostd_workers.wire.feeds import put
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from hostd_workers.wire.errors import HostError
+    from hostd_workers.wire.feeds import FeedReceiver
     from hostd_workers.wire.lane.page import Writer
 
 
@@ -59,14 +63,54 @@ class _Credit:
         self._items -= 1
 
 
+class _Feed:
+    """The argument that a coroutine method gets for a feed: an asynchronous iterator over its items."""
+
+    def __init__(self, call_id: int, receiver: FeedReceiver, answers: Answers) -> None:
+        self._id = call_id
+        self.receiver = receiver
+        self._answers = answers
+        self._news = asyncio.Event()
+        self.waiting = 0
+        """How many wait for an item; the method and what it has begun may at the same time."""
+        self.waited_ns = 0
+
+    def __aiter__(self) -> _Feed:
+        return self
+
+    async def __anext__(self) -> Any:
+        self._answers.ask(self._id, self.receiver)
+        while self.receiver.must_wait:
+            await self._wait()
+        item = self.receiver.take()
+        if item is None:
+            raise StopAsyncIteration
+        return decode(item.body, item.buffers)
+
+    async def _wait(self) -> None:
+        began_ns = time.monotonic_ns()
+        self.waiting += 1
+        self._news.clear()
+        try:
+            await self._news.wait()
+        finally:
+            self.waiting -= 1
+            self.waited_ns += time.monotonic_ns() - began_ns
+
+    def tell(self) -> None:
+        """Have what waits look again."""
+        self._news.set()
+
+
 class _Running:
     """A call in hand; `over` is why it was ended from outside, if it was."""
 
-    __slots__ = ("call", "credit", "has_begun", "over", "task", "timer")
+    __slots__ = ("call", "credit", "feed", "has_begun", "over", "task", "timer")
 
-    def __init__(self, call: Call, credit: _Credit | None) -> None:
+    def __init__(self, call: Call, credit: _Credit | None, feed: _Feed | None) -> None:
         self.call = call
         self.credit = credit
+        self.feed = feed
         self.has_begun = False
         self.over: HostError | None = None
         self.task: asyncio.Task[None]
@@ -76,6 +120,8 @@ class _Running:
         """Cancel the call's task, once: it may be cleaning up."""
         if self.over is None:
             self.over = why
+            if self.feed is not None:
+                self.feed.receiver.close(why)
             self.task.cancel()
 
 
@@ -98,7 +144,11 @@ class Tasks:
             self._answers.refuse(call.id, must_stream(call.method.name))
             return
         loop = asyncio.get_running_loop()
-        running = self._running[call.id] = _Running(call, _Credit(credit) if call.streams else None)
+        feed = None
+        if call.feed is not None and call.target.feed is not None:
+            feed = _Feed(call.id, call.feed, self._answers)
+            put(call.args, call.kwargs, call.target.feed, feed)
+        running = self._running[call.id] = _Running(call, _Credit(credit) if call.streams else None, feed)
         # Not by the loop's own factory, which may be the model's.
         running.task = asyncio.Task(self._run(running), loop=loop)
         running.task.add_done_callback(lambda task: self._ended(running, task))
@@ -111,9 +161,30 @@ class Tasks:
         if credit is not None:
             credit.grant(items)
 
-    def cancel(self, call_id: int) -> None:
-        """Cancel a call."""
-        self._running[call_id].end(cancelled())
+    def receiver(self, call_id: int) -> FeedReceiver | None:
+        """Return where the items of a call's feed go, None if it has none."""
+        return self._running[call_id].call.feed
+
+    def news(self, call_id: int) -> None:
+        """Have a call go on that waits for an item."""
+        feed = self._running[call_id].feed
+        if feed is not None:
+            feed.tell()
+
+    def end(self, call_id: int, why: HostError) -> None:
+        """End a call from outside."""
+        self._running[call_id].end(why)
+
+    def fail(self, call_id: int, why: HostError) -> None:
+        """End a call for what is wrong with its feed, which it gets where it waits for an item."""
+        running = self._running[call_id]
+        feed = running.feed
+        if feed is not None and feed.waiting and running.over is None:
+            running.over = why
+            feed.receiver.close(why)
+            feed.tell()
+        else:
+            running.end(why)
 
     def cancel_all(self) -> None:
         """Cancel every call."""
@@ -122,6 +193,8 @@ class Tasks:
 
     def _ended(self, running: _Running, task: asyncio.Task[None]) -> None:
         del self._running[running.call.id]
+        if running.feed is not None:
+            running.feed.receiver.close(call_is_over())
         if running.timer is not None:
             running.timer.cancel()
         del running.task  # a task that was cancelled before its first step holds its frame, and so the arguments
@@ -161,9 +234,10 @@ class Tasks:
             answers.end(call.id)
 
     def _count(self, running: _Running) -> None:
-        call, credit = running.call, running.credit
-        waited_ns = 0 if credit is None else credit.waited_ns
-        self._page.ran(call.began_ns - call.came_ns, time.monotonic_ns() - call.began_ns - waited_ns)
+        call = running.call
+        # What the method has begun may have waited at the same time.
+        waited_ns = sum(each.waited_ns for each in (running.credit, running.feed) if each is not None)
+        self._page.ran(call.began_ns - call.came_ns, max(0, time.monotonic_ns() - call.began_ns - waited_ns))
 
     @classmethod
     async def all_ended(cls) -> None:

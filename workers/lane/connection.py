@@ -16,6 +16,7 @@ from hostd_workers.process.forked import leave_if_child
 from hostd_workers.wire import frames as wire
 from hostd_workers.wire import messages as msg
 from hostd_workers.wire.errors import ProtocolError
+from hostd_workers.wire.feeds import FEED_BYTES
 from hostd_workers.wire.lane.link import Link
 from hostd_workers.wire.lane.page import CANCELLED, FAILED, SUCCEEDED
 from hostd_workers.wire.lane.spare import Spare
@@ -149,7 +150,7 @@ class Lane:
                 self._begin(runtime, envelope)
             else:
                 self.send(wire.pack(msg.NOT_BEGUN, envelope.id))
-        elif kind in (msg.CANCEL, msg.CREDIT):
+        elif kind in (msg.CANCEL, msg.CREDIT, msg.ITEM, msg.END, msg.ERROR):
             if runtime is not None:
                 if kind == msg.CANCEL and envelope.id in self._calls:
                     self._cancelled.add(envelope.id)
@@ -163,6 +164,8 @@ class Lane:
             raise ProtocolError(f"request id {id_} is in use by another call")
         limits, buffers = books.limits, envelope.buffers
         size_bytes = len(envelope.body) + (sum(map(len, buffers)) if buffers else 0)
+        if msg.has_feed(envelope.header):
+            size_bytes += FEED_BYTES
         pid, calls = self.pid, books.calls
         if not calls.ask(pid, 1, books.capacity):
             error = too_many(limits.model_id, calls.total, calls.of(pid), limits.max_in_flight, "in flight")
@@ -198,7 +201,7 @@ class Lane:
         if len(frames) > 1:
             self._link.flush()  # at once: the model may write into what it has returned when it is called again
         first = frames[0]
-        if first[0] != msg.ITEM:
+        if first[0] != msg.ITEM and first[0] != msg.CREDIT:
             id_ = wire.id_of(first)
             call = self._calls.pop(id_, None)
             if call is not None:

@@ -29,7 +29,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "lightgbm": ("numpy", "lightgbm"),
     "mlflow": ("numpy", "pandas", "mlflow-skinny"),
     "http": _HTTP,
-    "grpc": ("numpy", "orjson", "grpcio", "protobuf"),
+    "grpc": ("numpy", "orjson", "hpack", "protobuf", "uvloop"),
     "caikit": ("numpy", "threadpoolctl", "caikit[runtime-grpc,runtime-http]"),
     "gpu": ("nvidia-ml-py",),
     "demo": ("numpy", "scikit-learn", "joblib"),

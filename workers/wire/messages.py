@@ -22,6 +22,7 @@ from hostd_workers.wire.errors import (
     from_wire,
     to_wire,
 )
+from hostd_workers.wire.feeds import FEED_WINDOW
 from hostd_workers.wire.frames import Buffer, Envelope, pack
 from hostd_workers.wire.light import NamedTuple
 from hostd_workers.wire.metered import Budget, decode_metered
@@ -97,12 +98,17 @@ MAX_TRACEBACK_CHARS: Final = 64 * 1024
 
 
 class Target(NamedTuple):
-    """What a CALL or STREAM asks for; `trace` is a W3C traceparent or None, `window` a stream's first credit."""
+    """What a CALL or STREAM asks for; `trace` is a W3C traceparent or None, `window` a stream's first credit.
+
+    `feed` is the argument that is a feed, by its index or its name, and `feed_window` how far that may be ahead.
+    """
 
     model_id: str
     method: str
     trace: str | None = None
     window: int = 0
+    feed: int | str | None = None
+    feed_window: int = 0
 
 
 def pack_target(target: Target) -> bytes:
@@ -110,7 +116,7 @@ def pack_target(target: Target) -> bytes:
 
     Raises `InvalidArgumentError` for names that cannot travel.
     """
-    length = 4 if target.window else 2 if target.trace is None else 3
+    length = 6 if target.feed is not None else 4 if target.window else 2 if target.trace is None else 3
     try:
         return msgpack.packb(target[:length])  # type: ignore[no-any-return]
     except (TypeError, ValueError, OverflowError) as error:
@@ -126,10 +132,20 @@ def unpack_target(header: bytes) -> Target:
             return Target(model_id, method, trace)
         case [str(model_id), str(method), None | str() as trace, int(window)] if 0 <= window <= MAX_CREDIT:
             return Target(model_id, method, trace, window)
+        case [str(model_id), str(method), None | str() as trace, int(window), int() | str() as feed, int(ahead)] if (
+            0 <= window <= MAX_CREDIT and 1 <= ahead <= FEED_WINDOW and (isinstance(feed, str) or feed >= 0)
+        ):
+            return Target(model_id, method, trace, window, feed, ahead)
         case other:
             raise ProtocolError(
-                f"the header of a call must be [model id, method, trace?, window?], got {reprlib.repr(other)}"
+                "the header of a call must be [model id, method, trace?, window?] or [model id, method, trace, window, "
+                f"feed, feed's window], got {reprlib.repr(other)}"
             )
+
+
+def has_feed(header: bytes) -> bool:
+    """Say whether a call whose header is one says that it has a feed: it is a list of six then."""
+    return header[:1] == b"\x96"
 
 
 def sendable(error: HostError) -> WireError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from hostd.client._async.feeding import ended
 from hostd.client._async.streams import AsyncItemStream
 from hostd.records import Event
 
@@ -30,9 +31,14 @@ def submit(channels: AsyncChannels, make: Make, timeout_s: float | None) -> Asyn
 async def stream(channels: AsyncChannels, make: Make, timeout_s: float | None) -> AsyncIterator[Any]:
     """Iterate over the items of a stream."""
     channel = channels.of_running_loop()
-    async with AsyncItemStream(channel, await channel.begin(make), timeout_s) as items:
-        async for item in items:
-            yield item
+    pending = await channel.begin(make)
+    try:
+        async with AsyncItemStream(channel, pending, timeout_s) as items:
+            async for item in items:
+                yield item
+    finally:
+        if pending.feeding is not None:
+            await ended(pending.feeding)
 
 
 async def events(channels: AsyncChannels, make: Make) -> AsyncIterator[Event]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostd import paths, trust
 from hostd.client import forks
+from hostd.client._async.feeding import AsyncFeeder, ended
 from hostd.client.connection import Connection, Patience, went_away
 from hostd.client.lanes import Lanes
 from hostd.client.tracker import GRACE_S, Pending, PendingStream, Tracker
@@ -27,6 +28,7 @@ from hostd_workers.wire.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from hostd.client.feed import Feeding
     from hostd.client.lanes import Lane
     from hostd.client.tracker import Make
     from hostd_workers.wire.frames import Buffer
@@ -57,7 +59,7 @@ class AsyncChannel:
         self.endpoint = endpoint
         self._connect_timeout_s = connect_timeout_s
         self._patience = Patience(wait_s, connect_timeout_s)
-        self._tracker = Tracker()
+        self._tracker = Tracker(may_await=True)
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
         may_be_direct = is_direct and paths.is_local(endpoint)
@@ -108,7 +110,13 @@ class AsyncChannel:
 
     async def ask(self, make: Make, timeout_s: float | None) -> Any:
         """Send a request and wait for its answer."""
-        return await self.wait(await self.begin(make), timeout_s)
+        pending = await self.begin(make)
+        if pending.feeding is None:
+            return await self.wait(pending, timeout_s)
+        try:
+            return await self.wait(pending, timeout_s)
+        finally:
+            await ended(pending.feeding)
 
     async def begin(self, make: Make) -> Any:
         """Send a request that `make` makes, and return it. Connects first if there is no connection."""
@@ -132,6 +140,8 @@ class AsyncChannel:
     def _begin(self, make: Make) -> Any:
         pending = self._lanes.begin(make)
         self._flush_soon()
+        if pending.feeding is not None:
+            AsyncFeeder(self, pending, pending.feeding)
         return pending
 
     async def _make_ready(self) -> None:
@@ -200,6 +210,17 @@ class AsyncChannel:
     def grant(self, stream: PendingStream, items: int) -> None:
         """Let a stream go on by some items."""
         self._send(stream, msg.pack_credit(stream.id, items))
+
+    def feed(self, pending: Pending, frames: list[Buffer]) -> None:
+        """Send what belongs to the feed of a call that has not ended."""
+        if not pending.is_done:
+            self._send(pending, frames)
+
+    def feed_item(self, pending: Pending, feeding: Feeding, item: object) -> None:
+        """Send an item of a feed. Raises `InvalidArgumentError` if it cannot travel."""
+        frames, size_bytes = self._tracker.item(pending, item)
+        feeding.sender.sent(size_bytes)
+        self.feed(pending, frames)
 
     def _send(self, pending: Pending, frames: list[Buffer]) -> None:
         """Send what belongs to a request the way that it has gone."""

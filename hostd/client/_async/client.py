@@ -394,13 +394,18 @@ class AsyncClient(NotPickled):
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> calls.AsyncPendingCall:
         """Begin a call of a method, and return it."""
-        return calls.submit(self._channels, lambda t: t.call(model_id, method, args, kwargs, timeout_s), timeout_s)
+        whole_for = ""  # sync: whole_for = "submit"
+        return calls.submit(
+            self._channels, lambda t: t.call(model_id, method, args, kwargs, timeout_s, whole_for), timeout_s
+        )
 
     def map(
         self, model_id: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout_s: float | None
     ) -> AsyncIterator[Any]:
         """Call a method for each of many inputs, and iterate over the results in their order."""
-        call = partial(Tracker.call, model_id=model_id, method=method, kwargs=kwargs, timeout_s=timeout_s)
+        call = partial(
+            Tracker.call, model_id=model_id, method=method, kwargs=kwargs, timeout_s=timeout_s, whole_for="map"
+        )
         return results(self._channels, call, args, timeout_s)
 
     def stream(

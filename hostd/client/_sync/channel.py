@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostd import paths, trust
 from hostd.client import forks
+from hostd.client._sync import feeding as feeds
 from hostd.client._sync.followers import Followers
 from hostd.client._sync.inside import Inside
 from hostd.client._sync.pump import Pump
@@ -43,6 +44,7 @@ from hostd_workers.wire.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from hostd.client.feed import Feeding
     from hostd_workers.wire.frames import Buffer
 
 P = TypeVar("P", bound=Pending)
@@ -145,11 +147,14 @@ class Channel:
                     with self._tracking:
                         pending = self._lanes.begin(make)
                     deadline_s = None if timeout_s is None else began_s + timeout_s + pending.grace_s
-                    self._pump.run(lambda: pending.is_done, deadline_s)
+                    if pending.feeding is None:
+                        self._pump.run(lambda: pending.is_done, deadline_s)
                 finally:
                     self._stop_leading()
             else:
                 pending = self.begin(make)
+        if pending.feeding is not None:
+            return feeds.answer(self, pending, pending.feeding, timeout_s, began_s)
         if not pending.is_done:
             self.finish(pending, timeout_s, began_s)
         return pending.result()
@@ -162,6 +167,8 @@ class Channel:
             self._tracker.forget(pending, error or CancelledError("the call was cancelled by its caller"))
         if not self._pump.is_closed and self._pump.connection is not None:
             self._send(pending, wire.pack(msg.CANCEL, pending.id))
+        if pending.feeding is not None:
+            feeds.close(pending.feeding)
 
     def cancel_overdue(self) -> None:
         """End the requests that are past their own deadline (`Pending.deadline_s`): the host should have done so."""
@@ -171,6 +178,22 @@ class Channel:
     def grant(self, stream: PendingStream, items: int) -> None:
         """Let a stream go on by some items."""
         self._send(stream, msg.pack_credit(stream.id, items))
+
+    def feed(self, pending: Pending, frames: list[Buffer], feeding: Feeding | None = None, size_bytes: int = 0) -> None:
+        """Send what belongs to the feed of a call that has not ended; with `feeding` an item."""
+        with self.inside:
+            with self._tracking:
+                if pending.is_done:
+                    return
+                if feeding is not None:
+                    feeding.sender.sent(size_bytes)
+                self._lanes.send(pending, frames)
+            self._hurry()
+
+    def feed_item(self, pending: Pending, feeding: Feeding, item: object) -> None:
+        """Send an item of a feed. Raises `InvalidArgumentError` if it cannot travel."""
+        frames, size_bytes = self._tracker.item(pending, item)
+        self.feed(pending, frames, feeding, size_bytes)
 
     def wait(self, pending: Pending, timeout_s: float | None) -> Any:
         """Return the value of a request's answer, or raise its error; the deadline's if none comes in time."""
@@ -190,6 +213,13 @@ class Channel:
                 self.cancel(pending, pending.overdue(timeout_s))
 
     def wait_until(self, pending: Pending, is_over: Callable[[], bool], deadline_s: float | None) -> None:
+        """Wait until `is_over` or the deadline (of `time.monotonic`), and feed the call meanwhile if it has a feed."""
+        if pending.feeding is None:
+            self.lead_or_follow(pending, is_over, deadline_s)
+        else:
+            feeds.wait(self, pending, pending.feeding, is_over, deadline_s)
+
+    def lead_or_follow(self, pending: Pending, is_over: Callable[[], bool], deadline_s: float | None) -> None:
         """Lead or follow until `is_over` or the deadline (of `time.monotonic`)."""
         if self.is_orphaned:
             self._check_usable()

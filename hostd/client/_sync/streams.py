@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from hostd.client.arguments import MAP_WINDOW, only_inputs
-from hostd.client.tracker import Pending, again
+from hostd.client.tracker import Pending
 from hostd.log_lines import FOLLOW_PERIOD_S
 from hostd.not_pickled import NotPickled
 from hostd_workers.wire.errors import DeadlineExceededError
@@ -49,7 +49,7 @@ class ItemStream(NotPickled):
             raise DeadlineExceededError("the deadline passed before the stream's next item came")
         if pending.error is not None:
             error, pending.error = pending.error, None
-            raise again(error)
+            raise pending.failure(error)
         raise StopIteration
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from hostd.core.bookkeeping.by_client import ByClient
 from hostd.core.bookkeeping.shares import ClientShares
 from hostd.core.calls.pending import PendingCalls
 from hostd.core.deadlines import GoneTimer
-from hostd.core.effects import ForwardCall, ForwardCancel, ForwardCredit, RelayAnswer
+from hostd.core.effects import ForwardCall, ForwardCancel, ForwardCredit, ForwardFeed, RelayAnswer
 from hostd.core.events import (
     CallCancelled,
     Caller,
@@ -29,6 +29,7 @@ from hostd.core.events import (
     CallReceived,
     ClientId,
     CreditGranted,
+    FeedReceived,
     WorkerAnswered,
     WorkerUnreachable,
 )
@@ -149,18 +150,29 @@ class Router:
         if call is not None:
             self._registry.effects.append(ForwardCredit(call.worker.id, call.id, event.items))
 
+    def fed(self, event: FeedReceived) -> None:
+        """Pass on what a client feeds a call with; one that was not begun has not asked for it."""
+        call = self._of(event.caller)
+        if call is not None:
+            self._registry.effects.append(ForwardFeed(call.worker.id, call.id, event.payload))
+
     def unreachable(self, event: WorkerUnreachable) -> None:
-        """End a call that could not be sent to its worker."""
+        """End a call that could not be sent to its worker, or of which a part could not."""
+        error: HostError = UnavailableError("the model's worker lost its connection; the call was not sent")
+        if event.is_full:
+            error = ResourceExhaustedError(
+                "the queue of the model's worker is full: call more slowly, or load replicas"
+            )
+        call = self.calls.get(event.call_id)
+        if event.has_begun:
+            if call is not None:
+                self._leave(call, "what its caller has sent could not be passed on")
+                self._fail(call, error)
+            return
         worker = self._registry.workers.get(event.worker_id)
         if worker is not None:
             self._end_left(worker, event.call_id)
-        if event.is_full:
-            self.fail(
-                event.call_id,
-                ResourceExhaustedError("the queue of the model's worker is full: call more slowly, or load replicas"),
-            )
-        else:
-            self.fail(event.call_id, UnavailableError("the model's worker lost its connection; the call was not sent"))
+        self.fail(event.call_id, error)
 
     def expire(self, call_id: CallId) -> None:
         """End a call at its deadline."""

@@ -27,6 +27,7 @@ from hostd_workers.wire.errors import (
     UnavailableError,
     VersionMismatchError,
 )
+from hostd_workers.wire.feeds import FEED_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,8 +134,12 @@ class Frontend(Component):
                 header = bytes(frames[0][wire.PREFIX_BYTES : wire.PREFIX_BYTES + header_length])
                 target = self._targets.get(header) or self._remember(header)
                 size_bytes = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
+                if target.feed is not None:
+                    size_bytes += FEED_BYTES
                 client, model_id = ev.ClientId(identity), ev.ModelId(target.model_id)
                 self._emit(ev.CallReceived(client, request_id, model_id, target.method, deadline_s, size_bytes, frames))
+            elif kind in (msg.ITEM, msg.END, msg.ERROR):
+                self._emit(ev.FeedReceived(ev.Caller(ev.ClientId(identity), request_id), frames))
             else:
                 self._on_control(kind, identity, frames, deadline_s)
         except ProtocolError as error:
@@ -150,6 +155,9 @@ class Frontend(Component):
 
     def _on_too_long(self, identity: bytes, first: wire.Buffer) -> None:
         if len(first) >= wire.PREFIX_BYTES and (request_id := wire.id_of(first)):
+            if first[0] == msg.ITEM:  # its call would wait for it, and has an answer of its own to come
+                self._emit(ev.CallCancelled(ev.Caller(ev.ClientId(identity), request_id)))
+                return
             error = MessageTooLargeError(
                 f"the request is longer than the {self._max_message_bytes} bytes (limits.max_message_bytes) or "
                 f"{wire.MAX_FRAMES} frames that the host accepts: send less at a time, or raise the limit"

@@ -73,6 +73,7 @@ class Backend(Component):
             fx.ForwardCall: self.call,
             fx.ForwardCancel: self.cancel,
             fx.ForwardCredit: self.credit,
+            fx.ForwardFeed: self.feed,
             fx.CloseLanes: lambda effect: self._send(effect.worker_id, wire.pack(msg.CLOSE_LANES, 0)),
             fx.OpenLanes: lambda effect: self._send(effect.worker_id, wire.pack(msg.OPEN_LANES, 0)),
             fx.CloseModel: lambda effect: self._send(effect.worker_id, wire.pack(msg.CLOSE_MODEL, 0)),
@@ -136,6 +137,9 @@ class Backend(Component):
             if kind == msg.RESULT or kind == msg.ITEM or kind == msg.END or (kind == msg.ERROR and call_id):  # noqa: PLR1714 - the hot path: no tuple, no hash
                 final, failed = kind != msg.ITEM, kind == msg.ERROR
                 self._emit(ev.WorkerAnswered(worker_id, ev.CallId(call_id), final, failed, frames))
+            elif kind == msg.CREDIT:
+                msg.unpack_credit(wire.unpack(frames).header)  # its caller takes the host at its word
+                self._emit(ev.WorkerAnswered(worker_id, ev.CallId(call_id), False, False, frames))
             else:
                 self._emit(self._control(worker_id, wire.unpack(frames)))
         except HostError as error:
@@ -171,11 +175,12 @@ class Backend(Component):
         self._send(effect.worker_id, message, effect.call_id)
 
     def on_unsent(self, identity: bytes, frames: Sequence[wire.Buffer], why: Unsent) -> None:
-        """Tell the core of a call that did not reach its worker; of anything else the worker's death will tell."""
+        """Tell the core of a call or an item that did not reach its worker; of anything else its death will tell."""
         worker_id = self._by_token.get(identity)
         kind, _, _, call_id = wire.unpack_prefix(frames)
-        if worker_id is not None and kind in (msg.CALL, msg.STREAM):
-            self._emit(ev.WorkerUnreachable(worker_id, ev.CallId(call_id), is_full=why is Unsent.FULL))
+        is_call, is_full = kind in (msg.CALL, msg.STREAM), why is Unsent.FULL
+        if worker_id is not None and (is_call or (is_full and kind in (msg.ITEM, msg.END, msg.ERROR))):
+            self._emit(ev.WorkerUnreachable(worker_id, ev.CallId(call_id), is_full, has_begun=not is_call))
 
     def cancel(self, effect: fx.ForwardCancel) -> None:
         """Tell a worker that nobody waits for a call, or take the call back if it has not left yet."""
@@ -188,6 +193,11 @@ class Backend(Component):
     def credit(self, effect: fx.ForwardCredit) -> None:
         """Grant a stream more items."""
         self._send(effect.worker_id, msg.pack_credit(effect.call_id, effect.items))
+
+    def feed(self, effect: fx.ForwardFeed) -> None:
+        """Send what has come for the feed of a call."""
+        frames = effect.payload
+        self._send(effect.worker_id, [wire.readdress(frames[0], effect.call_id, wire.MAX_DEADLINE_MS), *frames[1:]])
 
     def load(self, effect: fx.SendLoad) -> None:
         """Tell a worker what to load."""

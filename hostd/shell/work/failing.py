@@ -64,4 +64,7 @@ FAILURES: dict[type, Callable[[Any, HostError, float], ev.Event]] = {
     fx.CompareFiles: lambda effect, _, __: ev.FilesCompared(effect.model_id, effect.generation, None),
     fx.ScanDirectory: lambda effect, error, _: ev.DirectoryUnavailable(effect.sync_id, error.message),
     fx.ForwardCall: lambda effect, _, __: ev.WorkerUnreachable(effect.worker_id, effect.call_id, is_full=False),
+    fx.ForwardFeed: lambda effect, _, __: ev.WorkerUnreachable(
+        effect.worker_id, effect.call_id, is_full=False, has_begun=True
+    ),
 }
