@@ -239,6 +239,10 @@ class FrontsConfig(_Section):
     modelmesh: Address | None = None
     """Where to serve ModelMesh, which loads and unloads models here, and inference over gRPC, as `grpc`."""
 
+    others: dict[str, Address] = {}
+    """Where to serve fronts of other packages: by the name of an entry point in the group `hostd.fronts`, or an import
+    path `module:attribute`, an address as above. Empty: none."""
+
     anonymous: Literal["none", "read", "call", "load", "deploy", "admin"] | None = None
     """What somebody without a token may do, each more than the one before. Unset: call at an address of this machine
     (every user of it can connect to that), none elsewhere; load at that of `modelmesh` on this machine, because
@@ -266,7 +270,10 @@ class FrontsConfig(_Section):
             raise ValueError("fronts.key is of a certificate: set fronts.certificate too")
         if self.max_bodies_bytes is not None and self.max_bodies_bytes < self.max_body_bytes:
             raise ValueError("fronts.max_bodies_bytes must be at least max_body_bytes, or the largest never fits")
-        for name, address in (("http", self.http), ("grpc", self.grpc), ("modelmesh", self.modelmesh)):
+        ours = {"http": self.http, "grpc": self.grpc, "modelmesh": self.modelmesh}
+        for name in ours.keys() & self.others.keys():
+            raise ValueError(f"fronts.others.{name} is none of another package: set fronts.{name}")
+        for name, address in {**ours, **{f"others.{name}": address for name, address in self.others.items()}}.items():
             if address is not None and self.anonymous is None and self.tokens is None and not is_loopback(address):
                 raise ValueError(
                     f"fronts.{name} listens at {address}, which other machines reach: set fronts.tokens to a file with "

@@ -80,6 +80,7 @@ SETTINGS: Final[dict[str, Setting | dict[str, Setting]]] = {
         "http": Setting(None),
         "grpc": Setting(None),
         "modelmesh": Setting(None),
+        "others": Setting({}),
         "anonymous": Setting(None),
         "tokens": Setting(None, kind="path"),
         "certificate": Setting(None, kind="path"),

@@ -22,12 +22,14 @@ import logging
 import os
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from hostd.fronts import asgi
 from hostd.fronts.asgi import error_response, header_of
 from hostd.fronts.errors import IS_TRUSTED, FrontEndsError, UnauthenticatedError
+from hostd.fronts.places import Places
 from hostd_workers.wire.errors import (
     FailedPreconditionError,
     HostError,
@@ -38,10 +40,9 @@ from hostd_workers.wire.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from hostd.fronts.asgi import App, Message, Receive, Scope, Send
-    from hostd.fronts.places import Places
+    from hostd.fronts.process import Order
 
 _log = logging.getLogger(__name__)
 
@@ -155,6 +156,12 @@ def read_tokens(file: Path) -> dict[bytes, Role]:
             )
         found[hashlib.sha256(token.encode()).digest()] = role
     return found
+
+
+def access_of(order: Order, hosts: frozenset[str] | None = None) -> Access:
+    """Return who may do what at a front, by what its host has told it. Raises as `read_tokens`."""
+    tokens = {} if order["tokens"] is None else read_tokens(Path(order["tokens"]))
+    return Access(Role.named(order["anonymous"]), tokens, hosts, Places(order["max_in_flight"]))
 
 
 def guarded(app: App, access: Access) -> App:

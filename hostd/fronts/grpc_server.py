@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from hostd import AsyncClient
-from hostd.fronts.access import Access, Role, read_tokens
+from hostd.fronts.access import access_of
 from hostd.fronts.bodies import Bodies
 from hostd.fronts.certificate import check_certificate
 from hostd.fronts.grpc.exchange import Served
 from hostd.fronts.grpc.server import Server, context_of
 from hostd.fronts.oip.grpc.services import methods
-from hostd.fronts.places import Places
 from hostd.fronts.process import SERVES, run_loop
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
+    from hostd.fronts.access import Access
     from hostd.fronts.grpc.serving import Methods
-    from hostd.fronts.process import Words
+    from hostd.fronts.process import Order, Words
 
     Services: TypeAlias = Callable[[AsyncClient, int, Bodies], Awaitable[Methods]]
 
@@ -34,13 +33,12 @@ async def _inference(client: AsyncClient, max_body_bytes: int, bodies: Bodies) -
     return methods(client, max_body_bytes, bodies)
 
 
-def serve(order: Mapping[str, Any], words: Words, services: Services = _inference) -> None:
+def serve(order: Order, words: Words, services: Services = _inference) -> None:
     """Serve what `services` returns, by default the Open Inference Protocol, until a signal ends it.
 
     Raises `HostError` if tokens or certificate cannot be read.
     """
-    tokens = {} if order["tokens"] is None else read_tokens(Path(order["tokens"]))
-    access = Access(Role.named(order["anonymous"]), tokens, places=Places(order["max_in_flight"]))
+    access = access_of(order)
     context = None
     if order["certificate"] is not None:
         check_certificate(order["certificate"], order["key"])
@@ -49,7 +47,7 @@ def serve(order: Mapping[str, Any], words: Words, services: Services = _inferenc
 
 
 async def _serve(
-    order: Mapping[str, Any], context: ssl.SSLContext | None, access: Access, words: Words, services: Services
+    order: Order, context: ssl.SSLContext | None, access: Access, words: Words, services: Services
 ) -> None:
     words.beat()
     is_ended = asyncio.Event()

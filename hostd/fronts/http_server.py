@@ -13,8 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import httptools
 import uvicorn
@@ -22,17 +21,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hostd import AsyncClient
 from hostd.config.values import is_loopback
-from hostd.fronts.access import Access, Role, guarded, local_hosts, read_tokens
+from hostd.fronts.access import access_of, guarded, local_hosts
 from hostd.fronts.app import app
 from hostd.fronts.certificate import check_certificate
-from hostd.fronts.places import Places
 from hostd.fronts.process import SERVES, run_loop
 from hostd.fronts.unread import unread_bytes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
-    from hostd.fronts.process import Words
+    from hostd.fronts.access import Access
+    from hostd.fronts.asgi import App
+    from hostd.fronts.process import Order, Words
 
 HEAD_S: Final = 30.0
 """What a slow network needs for a head is a second or two."""
@@ -55,29 +55,34 @@ _LAST_WORDS_S: Final = 0.5
 """With the grace it is less than the host gives a front to end."""
 
 
-def serve(order: Mapping[str, Any], words: Words) -> None:
-    """Serve until a signal ends it. Raises `HostError` if tokens or certificate cannot be read."""
+def serve(order: Order, words: Words) -> None:
+    """Serve all that is served over HTTP until a signal ends it. Raises as `serve_app`."""
+    bounds = {name: order[name] for name in ("max_body_bytes", "max_bodies_bytes")}
+    serve_app(order, words, lambda client: app(client, **bounds))
+
+
+def serve_app(order: Order, words: Words, make: Callable[[AsyncClient], App]) -> None:
+    """Serve the ASGI application that `make` returns for a client of the host, to who may, until a signal ends it.
+
+    Which role a request needs, the application says (`hostd.fronts.access.require`). Raises `HostError` if tokens or
+    certificate cannot be read.
+    """
     listener = socket.socket(fileno=order["listen_fd"])
     host = str(listener.getsockname()[0])
-    access = Access(
-        Role.named(order["anonymous"]),
-        {} if order["tokens"] is None else read_tokens(Path(order["tokens"])),
-        local_hosts(host) if is_loopback(f"{host}:0") else None,
-        Places(order["max_in_flight"]),
-    )
+    access = access_of(order, local_hosts(host) if is_loopback(f"{host}:0") else None)
     if order["certificate"] is not None:
         check_certificate(order["certificate"], order["key"])
     with contextlib.suppress(KeyboardInterrupt):  # how uvicorn passes SIGINT on
-        run_loop(_serve(order, listener, access, words))
+        run_loop(_serve(order, listener, access, words, make))
 
 
-async def _serve(order: Mapping[str, Any], listener: socket.socket, access: Access, words: Words) -> None:
+async def _serve(
+    order: Order, listener: socket.socket, access: Access, words: Words, make: Callable[[AsyncClient], App]
+) -> None:
     words.beat()
     async with AsyncClient(order["endpoint"]) as client:
         config = uvicorn.Config(
-            guarded(
-                app(client, max_body_bytes=order["max_body_bytes"], max_bodies_bytes=order["max_bodies_bytes"]), access
-            ),
+            guarded(make(client), access),
             http=BoundedProtocol,
             ws="none",
             lifespan="off",

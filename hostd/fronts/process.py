@@ -1,7 +1,9 @@
 """The process of a front: it ends with its host, and serves what it was told to.
 
 Started by the host (`hostd.shell.fronts`), which has bound the listening socket. It is a client of the host like any
-other. What is served by which front is in the modules of `_SERVERS`.
+other. What it serves is a function `serve(order, words)` that its order names: one of ours, or another package's
+(entry points in the group `hostd.fronts`). That says `SERVES` when it does, beats, and returns when a signal ends it;
+what it raises ends the front. `hostd.fronts.http_server.serve_app` is all that for an ASGI application.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ import os
 import resource
 import signal
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypedDict
 
+from hostd.plugins import types
 from hostd_workers.wire.errors import HostError
 
 if TYPE_CHECKING:
@@ -34,12 +36,35 @@ BEAT: Final = b"\0"
 """What a front says again and again, from its event loop: it is not stuck. No other word has it."""
 
 PR_SET_PDEATHSIG: Final = 1
-_SERVERS: Final = {
-    "http": "hostd.fronts.http_server",
-    "grpc": "hostd.fronts.grpc_server",
-    "modelmesh": "hostd.fronts.modelmesh.server",
-}
-"""By kind the module whose `serve` takes the order and the `Words`, and returns when a signal ends it."""
+WORD_BYTES: Final = 4096
+"""Of one word. A pipe takes as many at a time, or none (pipe(7))."""
+
+_log = logging.getLogger(__name__)
+
+
+class Order(TypedDict):
+    """What a front is told by its host.
+
+    `serve` is its function, as `module:attribute`; `listen_fd` is a socket that listens already. `anonymous` is the
+    role of who has no token, `tokens`, `certificate` and `key` are files (`fronts.*` in the settings). The host lets a
+    front have `max_in_flight` calls of a model. What is left is read by `run`.
+    """
+
+    name: str
+    serve: str
+    endpoint: str
+    listen_fd: int
+    word_fd: int
+    beat_s: float
+    parent: int
+    oom_score_adj: int
+    anonymous: str
+    tokens: str | None
+    certificate: str | None
+    key: str | None
+    max_in_flight: int
+    max_body_bytes: int
+    max_bodies_bytes: int
 
 
 class Words:
@@ -56,7 +81,7 @@ class Words:
     def say(self, word: bytes) -> None:
         """Tell a word; nothing if the pipe is full, because the host stands still, or closed, because it ends."""
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            os.write(self._fd, word)
+            os.write(self._fd, word[:WORD_BYTES])
 
     def beat(self) -> None:
         """Tell from now on that this event loop runs. Call it in the loop."""
@@ -66,20 +91,24 @@ class Words:
 
 def run() -> NoReturn:
     """Be a front, as the environment says."""
-    order: dict[str, Any] = json.loads(os.environ.pop(ORDER_VARIABLE))
+    order: Order = json.loads(os.environ.pop(ORDER_VARIABLE))
     _end_with(order["parent"])
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each connection takes one
     with contextlib.suppress(OSError):  # when memory runs out, it goes before the host
         Path("/proc/self/oom_score_adj").write_text(str(order["oom_score_adj"]), "ascii")
     logging.basicConfig(
-        level=logging.WARNING, format=f"%(asctime)s %(levelname)s front {order['kind']}: %(message)s", stream=sys.stderr
+        level=logging.WARNING, format=f"%(asctime)s %(levelname)s front {order['name']}: %(message)s", stream=sys.stderr
     )
     words = Words(order["word_fd"], order["beat_s"])
     try:
-        import_module(_SERVERS[order["kind"]]).serve(order, words)
-    except (HostError, OSError, ImportError) as error:
-        words.say(str(error).encode())
+        types.factory(types.FRONTS, order["serve"], {})(order, words)
+    except (HostError, OSError) as error:
+        words.say(str(error).encode("utf-8", "replace"))
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - it is anybody's code
+        _log.exception("a defect of this front")
+        words.say(f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
         sys.exit(1)
     sys.exit(0)
 

@@ -1,9 +1,9 @@
 """Types of plugins: from what a configuration says to the thing itself, or to a reference that a worker resolves.
 
 A type is a built-in name, the name of an entry point, or an import path `module:attribute`, looked for in this order.
-Finders and sizers are imported here. Loaders and initializers belong to workers: of these only the metadata of
-installed packages is read, and never a module. Entry points are read only for a name that nothing else explains,
-because reading them takes milliseconds.
+Finders and sizers are imported here. Loaders and initializers belong to workers, fronts to processes of their own: of
+these only the metadata of installed packages is read, and never a module. Entry points are read only for a name that
+nothing else explains, because reading them takes milliseconds.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ LOADERS = "loaders"
 INITIALIZERS = "initializers"
 FINDERS = "finders"
 SIZERS = "sizers"
+FRONTS = "fronts"
 
 BUILT_IN_LOADERS = ("lightgbm", "mlflow", "onnx", "python", "sklearn", "torch", "transformers", "xgboost")
 """Literal, because the supervisor imports nothing of workers but the wire; a test compares it with what these have."""
@@ -61,7 +62,8 @@ def unknown(section: str, name: str, known: Iterable[str]) -> InvalidArgumentErr
     names = sorted({*known, *_entry_points(section)})
     kind = section.removesuffix("s")
     return InvalidArgumentError(
-        f"there is no {kind} {name!r}; known are {', '.join(names)}; another one is named as 'module:attribute'",
+        f"there is no {kind} {name!r}; known are {', '.join(names) or 'none'}; another one is named as "
+        "'module:attribute'",
         details={"known": names},
     )
 

@@ -11,7 +11,8 @@ Rules
 4. A front says all the time that its event loop runs. One that has said nothing between `_SILENT_LOOKS` looks is
    killed. Looks are counted and not seconds: a supervisor that stood still has looked once, and blames nobody.
 
-What a front does is in `hostd.fronts`; here it is a command, a socket, and a process.
+What a front does is in `hostd.fronts`, or in another package, of which only the metadata is read here: a front is a
+command, a socket, and a process.
 """
 
 from __future__ import annotations
@@ -26,26 +27,28 @@ import select
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hostd.config.values import is_loopback
-from hostd.fronts.process import BEAT, ORDER_VARIABLE, SERVES
+from hostd.fronts.process import BEAT, ORDER_VARIABLE, SERVES, WORD_BYTES
+from hostd.plugins import types
 from hostd.shell.listening import listening
 from hostd.shell.own_log import about
 from hostd.shell.processes.environment import oom_score_adj_of_workers
 from hostd.shell.processes.spawner import describe_exit
 from hostd.shell.work.closing import Closing
-from hostd_workers.wire.errors import FailedPreconditionError
+from hostd_workers.wire.errors import FailedPreconditionError, InvalidArgumentError
 from hostd_workers.wire.installing import install_extras
+from hostd_workers.wire.light import NamedTuple
 from hostd_workers.wire.light_dataclass import dataclass
 
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Mapping
     from pathlib import Path
 
     from hostd.config.settings import HostConfig
+    from hostd.fronts.process import Order
 
 _log = logging.getLogger(__name__)
 
@@ -56,18 +59,11 @@ _LISTEN_FD: Final = 3
 _WORD_FD: Final = 4
 _ABOVE: Final = 8
 """Descriptors from here on are none of those that a front gets."""
-_WORD_BYTES: Final = 4096
 _NEEDS: Final = {
     "http": ("starlette", "uvicorn", "httptools", "orjson", "numpy"),
     "grpc": ("hpack", "google.protobuf", "orjson", "numpy"),
 }
-"""The packages of each protocol, which is also the scheme of its URLs and the extra that brings them."""
-
-_PROTOCOLS: Final = {"http": "http", "grpc": "grpc", "modelmesh": "grpc"}
-"""By front what it speaks."""
-
-_ROLES_HERE: Final = {"http": "call", "grpc": "call", "modelmesh": "load"}
-"""What somebody without a token may do at an address of this machine, if the configuration does not say."""
+"""The packages of each protocol of ours, which is also the scheme of its URLs and the extra that brings them."""
 
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 10.0
@@ -97,15 +93,36 @@ _SILENT_TOLD: Final = 2
 """Looks without a beat after which that is told."""
 
 
+class _Kind(NamedTuple):
+    """What a front is: the function that its process calls, what it speaks, and what somebody without a token may do.
+
+    The latter holds at an address of this machine, if the configuration does not say. Of a front of another package
+    nothing is known but that it speaks over TCP.
+    """
+
+    serve: str
+    protocol: str = "tcp"
+    role_here: str = "call"
+
+
+_OURS: Final = {
+    "http": _Kind("hostd.fronts.http_server:serve", "http"),
+    "grpc": _Kind("hostd.fronts.grpc_server:serve", "grpc"),
+    "modelmesh": _Kind("hostd.fronts.modelmesh.server:serve", "grpc", role_here="load"),
+}
+
+
 @dataclass(eq=False)
 class _Front:
-    """One front: where it listens, and its process; `ends` counts how often it has ended soon.
+    """One front: what it is, where it listens, and its process; `ends` counts how often it has ended soon.
 
     `word_fd` reads what it says; `first` is what the host's start waits for. `silent_looks` counts those since its last
     beat, of which it may have `allowed_looks`.
     """
 
     name: str
+    kind: _Kind
+    address: str
     listener: socket.socket
     url: str
     first: asyncio.Future[str]
@@ -129,21 +146,24 @@ class Fronts(Closing):
     def __init__(self, loop: asyncio.AbstractEventLoop, config: HostConfig) -> None:
         """Listen at the addresses of the configuration; nothing is served before `start`.
 
-        Raises `FailedPreconditionError` for an address that is not free, and if packages are missing.
+        Raises `FailedPreconditionError` for an address that is not free, and if packages are missing;
+        `InvalidArgumentError` for a front that no package has.
         """
         self._loop = loop
         self._config = config
         self._known: dict[str, _Front] = {}
         self._waiting: dict[str, asyncio.TimerHandle] = {}
         self._is_closed = False
-        for name, protocol in _PROTOCOLS.items():
-            address = getattr(config.fronts, name)
+        ours = {name: getattr(config.fronts, name) for name in _OURS}
+        for name, address in {**ours, **config.fronts.others}.items():
             if address is not None:
-                _check_installed(name, protocol)
+                kind = _OURS.get(name) or _of_a_package(name)
+                _check_installed(name, kind.protocol)
                 listener, host = listening(name, address)
-                scheme = protocol if config.fronts.certificate is None else f"{protocol}s"
+                is_secret = config.fronts.certificate is not None and name in _OURS
+                scheme = f"{kind.protocol}s" if is_secret else kind.protocol
                 url = f"{scheme}://{host}:{listener.getsockname()[1]}"
-                self._known[name] = _Front(name, listener, url, loop.create_future())
+                self._known[name] = _Front(name, kind, address, listener, url, loop.create_future())
         self._looking = loop.call_later(_LOOK_S, self._look)
 
     def __repr__(self) -> str:
@@ -213,7 +233,7 @@ class Fronts(Closing):
         self._loop.add_reader(front.word_fd, self._on_word, front)
 
     def _on_word(self, front: _Front) -> None:
-        said = os.read(front.word_fd, _WORD_BYTES)
+        said = os.read(front.word_fd, WORD_BYTES)
         if not said:
             self._forget_word(front)
         front.silent_looks = 0
@@ -245,12 +265,12 @@ class Fronts(Closing):
         if not front.first.done():
             front.first.set_result(why_not)
 
-    def _order_of(self, front: _Front) -> Mapping[str, Any]:
+    def _order_of(self, front: _Front) -> Order:
         section = self._config.fronts
-        is_here = is_loopback(str(getattr(section, front.name)))
-        anonymous = section.anonymous or (_ROLES_HERE[front.name] if is_here else "none")
+        anonymous = section.anonymous or (front.kind.role_here if is_loopback(front.address) else "none")
         return {
-            "kind": front.name,
+            "name": front.name,
+            "serve": front.kind.serve,
             "endpoint": self._config.endpoint,
             "listen_fd": _LISTEN_FD,
             "word_fd": _WORD_FD,
@@ -298,15 +318,25 @@ def _is_installed(package: str) -> bool:
         return False
 
 
+def _of_a_package(name: str) -> _Kind:
+    try:
+        found = types.reference(types.FRONTS, name, ())
+        if found is None:
+            raise types.unknown(types.FRONTS, name, ())
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"fronts.others.{name}: {error.message}", details=error.details) from None
+    return _Kind(found)
+
+
 def _check_installed(name: str, protocol: str) -> None:
-    if missing := [package for package in _NEEDS[protocol] if not _is_installed(package)]:
+    if missing := [package for package in _NEEDS.get(protocol, ()) if not _is_installed(package)]:
         raise FailedPreconditionError(
             f"the {name} front needs {', '.join(missing)}, which {sys.executable} does not have; install with: "
             f"{install_extras(protocol)}"
         )
 
 
-def _spawned(front: _Front, order: Mapping[str, Any]) -> tuple[int, int, int]:
+def _spawned(front: _Front, order: Order) -> tuple[int, int, int]:
     """Start the process of a front; return its number, its pidfd, and what reads its word. Raises OSError."""
     environment = {**os.environ, ORDER_VARIABLE: json.dumps(order), "PYTHONUNBUFFERED": "1"}
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:

@@ -33,7 +33,7 @@ def listening(name: str, address: str) -> tuple[socket.socket, str]:
             listener.setsockopt(level, option, value)
     except OSError as error:
         raise FailedPreconditionError(
-            f"the {name} front cannot listen at {address}: {error.strerror}; choose another fronts.{name} "
-            f"(--{name} ADDRESS; port 0 takes any that is free)"
+            f"the {name} front cannot listen at {address}: {error.strerror}; choose another one for it "
+            "(port 0 takes any that is free)"
         ) from None
     return listener, host

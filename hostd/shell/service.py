@@ -218,7 +218,7 @@ class Service:
 
 def _metrics(config: HostConfig, supervisor: Supervisor) -> Metrics | None:
     """Return what counts for the page of metrics, if anybody can see that."""
-    if config.metrics.port is None and config.fronts.http is None:
+    if config.metrics.port is None and config.fronts.http is None and not config.fronts.others:
         return None
     from hostd.shell.control.metrics import Metrics  # noqa: PLC0415 - as for the pages
 
@@ -229,7 +229,7 @@ def _metrics(config: HostConfig, supervisor: Supervisor) -> Metrics | None:
 
 def _fronts(loop: asyncio.AbstractEventLoop, config: HostConfig, stack: contextlib.ExitStack) -> Fronts | None:
     section = config.fronts
-    if section.http is None and section.grpc is None and section.modelmesh is None:
+    if not (section.http or section.grpc or section.modelmesh or section.others):
         return None
     from hostd.shell.fronts import Fronts  # noqa: PLC0415 - as for the pages
 

@@ -25,7 +25,7 @@ def no_process(monkeypatch):
     tried = []
 
     def spawned(front, order):
-        tried.append(order["kind"])
+        tried.append(order["name"])
         raise OSError(errno.EAGAIN, "no process is left")
 
     monkeypatch.setattr(module, "_spawned", spawned)

@@ -34,17 +34,24 @@ def _setting(flag: str, where: str, metavar: str, help_text: str) -> Callable[[A
 
     def keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:  # noqa: ARG001 - click's signature
         if value is not None:
-            ctx.meta.setdefault(_META, {})[where] = value
+            ctx.meta.setdefault(_META, {})[tuple(where.split("."))] = value
 
     return click.option(flag, metavar=metavar, callback=keep, expose_value=False, help=f"{help_text}  [{where}]")
 
 
-def _keep_pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> None:
-    for text in values:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise click.BadParameter(f"{text!r} is not NAME=VALUE, such as workers.spawn_timeout_s=60", ctx, param)
-        ctx.meta.setdefault(_META, {})[name.strip()] = value.strip()
+def _pairs(
+    flag: str, keys_of: Callable[[str], tuple[str, ...]], example: str, metavar: str, help_text: str
+) -> Callable[[Any], Any]:
+    """Return an option for settings of any name; `keys_of` returns where a setting is, from the top."""
+
+    def keep(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> None:
+        for text in values:
+            name, equals, value = text.partition("=")
+            if not equals or not name.strip():
+                raise click.BadParameter(f"{text!r} is not {metavar}, such as {example}", ctx, param)
+            ctx.meta.setdefault(_META, {})[keys_of(name.strip())] = value.strip()
+
+    return click.option(flag, multiple=True, callback=keep, expose_value=False, metavar=metavar, help=help_text)
 
 
 def _keep_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:  # noqa: ARG001 - as above
@@ -63,15 +70,21 @@ _OPTIONS = (
     _setting("--http", "fronts.http", "ADDRESS", "Serve HTTP there: HOST:PORT, or a port of this machine alone."),
     _setting("--grpc", "fronts.grpc", "ADDRESS", "Serve gRPC there: HOST:PORT, or a port of this machine alone."),
     _setting("--modelmesh", "fronts.modelmesh", "ADDRESS", "Serve ModelMesh there, over gRPC: an address as above."),
+    _pairs(
+        "--front",
+        lambda name: ("fronts", "others", name),
+        "myfront=127.0.0.1:9000",
+        "NAME=ADDRESS",
+        "Serve a front of another package there: an address as above.  [fronts.others]",
+    ),
     _setting("--log-level", "log_level", "LEVEL", "debug, info, warning or error."),
     _setting("--log-format", "log_format", "FORMAT", "text, or json: one object a line."),
-    click.option(
+    _pairs(
         "--set",
-        multiple=True,
-        callback=_keep_pairs,
-        expose_value=False,
-        metavar="NAME=VALUE",
-        help="Any setting by its name.",
+        lambda name: tuple(name.split(".")),
+        "workers.spawn_timeout_s=60",
+        "NAME=VALUE",
+        "Any setting by its name.",
     ),
     click.option(
         "--config",
@@ -107,8 +120,7 @@ def given(ctx: click.Context) -> dict[str, Any]:
     from hostd.config.sources import read_texts  # noqa: PLC0415 - `--help` does not need it
 
     nested: dict[str, Any] = {}
-    for name, value in ctx.meta.get(_META, {}).items():
-        *sections, last = name.split(".")
+    for (*sections, last), value in ctx.meta.get(_META, {}).items():
         holder = nested
         for section in sections:
             holder = holder.setdefault(section, {})

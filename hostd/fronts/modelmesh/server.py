@@ -6,7 +6,7 @@ A gRPC front otherwise; how a server is made is in `grpc_server`.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hostd.fronts import grpc_server
 from hostd.fronts.access import Role
@@ -18,15 +18,13 @@ from hostd.fronts.oip.grpc.messages import rpcs_of
 from hostd.fronts.oip.grpc.services import methods
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from hostd import AsyncClient
     from hostd.fronts.bodies import Bodies
     from hostd.fronts.grpc.serving import Methods
-    from hostd.fronts.process import Words
+    from hostd.fronts.process import Order, Words
 
 
-def serve(order: Mapping[str, Any], words: Words) -> None:
+def serve(order: Order, words: Words) -> None:
     """Serve until a signal ends it.
 
     Raises as `grpc_server.serve`, `InvalidArgumentError` for an environment that is wrong, and
