@@ -1,4 +1,4 @@
-"""`fronts`: a call over HTTP, a front that is killed, and connections that do nothing.
+"""`fronts`: a call over HTTP, a front that is killed, connections that do nothing, and large tensors.
 
 The floor of a call is uvicorn with an application that reads a request of the same size and answers a constant, in a
 process of its own: what is above it is ours (JSON to arrays, the way to the worker and back) and the model's.
@@ -7,6 +7,7 @@ process of its own: what is above it is ours (JSON to arrays, the way to the wor
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -81,6 +82,10 @@ def fronts(effort: Effort, *, with_host: bool) -> Iterator[Comparison]:
             yield compare("fronts", f"the digits model over HTTP, {depth} in flight", by, sides, rounds)
         yield _killed(effort, client, lane)
         yield _crowded(effort, port, lane)
+    if importlib.util.find_spec("tritonclient"):
+        from benchmarks.large_tensors import large_tensors  # noqa: PLC0415 - only where its client is
+
+        yield large_tensors(effort)
 
 
 @contextlib.contextmanager

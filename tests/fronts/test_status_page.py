@@ -140,6 +140,18 @@ def test_the_host_its_memory_and_its_models_are_shown(page, client, model_dir, m
     assert "no weights" in broken["reason"]
 
 
+def test_labels_are_shown_and_filtered_by(page, client, model_dir):
+    for name, labels in (("a", {"team": "red", "stage": "prod"}), ("b", {"team": "blue"}), ("c", None)):
+        client.load_model(name, model_dir(MODEL), labels=labels)
+    page.open()
+    page.until(lambda: {"a", "b", "c"} <= set(page.ids), "all are there")
+    page.keys("/")
+    page.keys("team=r")
+    page.until(lambda: page.ids == ["a"], "the filter leaves one")
+    page.open("/#/models/a")
+    page.says("team=red", "dl")
+
+
 def test_models_are_sorted_by_a_column_and_filtered(page, client, model_dir):
     for name in ("a", "b", "c"):
         client.load_model(name, model_dir(MODEL))

@@ -1,7 +1,7 @@
 /** The parts of a model's view that are lists and tables of facts. */
 
 import { h } from "./dom.js";
-import { age, counted, instant, latency, number, size, value } from "./format.js";
+import { age, counted, instant, labelled, latency, number, size, value } from "./format.js";
 import { badgeOf } from "./states.js";
 
 function table(label, heads, rows) {
@@ -37,6 +37,7 @@ export function facts({ model, eviction }) {
     ["Path", model.path && h("code", null, model.path)],
     ["Type", model.type],
     ["Loader", model.loader],
+    ["Labels", labelled(model.labels) || null],
     ["Generation", model.generation || null],
     [
       "Memory",

@@ -82,3 +82,10 @@ export function pretty(thing, indent = "") {
     : Object.entries(thing).map(([name, item]) => `${deeper}${JSON.stringify(name)}: ${pretty(item, deeper)}`);
   return `${brackets[0]}\n${lines.join(",\n")}\n${indent}${brackets[1]}`;
 }
+
+/** Return labels as the command line has them. */
+export function labelled(labels) {
+  return Object.entries(labels ?? {})
+    .map(([key, text]) => `${key}=${text}`)
+    .join(", ");
+}

@@ -5,7 +5,7 @@ import { noDirectory, openDeploy } from "./deploy.js";
 import { openLoad } from "./loading.js";
 import { COLUMNS, linkTo } from "./columns.js";
 import { arrange, h, say, set } from "./dom.js";
-import { counted } from "./format.js";
+import { counted, labelled } from "./format.js";
 
 const choice = { key: "id", isReversed: false, filter: "" };
 let latest = null;
@@ -23,7 +23,7 @@ export function listView(store) {
   );
   const filter = h("input", {
     type: "search",
-    placeholder: "Filter by id, state, loader",
+    placeholder: "Filter by id, state, loader, label",
     "aria-label": "Filter the models",
     value: choice.filter,
     oninput: () => ((choice.filter = filter.value), update()),
@@ -99,7 +99,7 @@ function chosen(store) {
   const text = choice.filter.trim().toLowerCase();
   const { by, isFigure } = COLUMNS.find((column) => column.key === choice.key);
   const shown = [...store.models.values()].filter((model) =>
-    `${model.id}\n${model.state}\n${model.loader ?? ""}`.toLowerCase().includes(text),
+    `${model.id}\n${model.state}\n${model.loader ?? ""}\n${labelled(model.labels)}`.toLowerCase().includes(text),
   );
   const turn = Boolean(isFigure) === choice.isReversed ? 1 : -1;
   return shown
