@@ -37,6 +37,7 @@ _TABLES = tuple(name for name, field in HostConfig.model_fields.items() if field
 _NONE_IS_A_VALUE = (("models", "poll_period_s"), ("models", "write_quiet_period_s"))
 _PATHS = (("models", "dir"), ("workers", "python"), ("runtime_dir",), ("state_dir",))
 _PRELOAD = "preload"
+_OTHERS = "fronts__others"
 
 
 class _Variables(HostConfig, BaseSettings):
@@ -158,6 +159,8 @@ def _problem(found: ErrorDetails, sources: Sequence[Source]) -> str:
 def _example(where: tuple[str, ...]) -> str:
     if where[0] == _PRELOAD:
         return " of ids, such as {greeter: /srv/greeter} or {greeter: {path: /srv/greeter, pin: true}}"
+    if _DELIMITER.join(where) == _OTHERS:
+        return " of names and addresses, such as {myfront: 9000}"
     if where[0] in _TABLES and len(where) == 1:
         return " of names, such as {default: {type: ...}}"
     return f" of settings, such as {{{known[0]}: ...}}" if (known := _known(where)) else " of names and values"
@@ -169,7 +172,7 @@ def _known(where: tuple[str, ...]) -> list[str]:
         return list(HostConfig.model_fields)
     if where[0] in _TABLES:
         return list(PluginConfig.model_fields) if len(where) == 2 else []
-    annotation = HostConfig.model_fields[where[0]].annotation
+    annotation = HostConfig.model_fields[where[0]].annotation if len(where) == 1 else None
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return list(annotation.model_fields)
     return []
@@ -187,6 +190,8 @@ def _read_environment() -> dict[str, Any]:
             if field == _PRELOAD
             else f"DEFAULT{_DELIMITER}TYPE"
             if field in _TABLES
+            else "NAME"
+            if field == _OTHERS
             else next(iter(_known((field,))), "...").upper()
         )
         raise InvalidArgumentError(
@@ -225,7 +230,7 @@ def _from_json(text: str) -> object:
 def _sections_in_environment() -> Iterator[str]:
     for variable, value in os.environ.items():
         field = variable.removeprefix(PREFIX).lower()
-        is_section = field in (*_TABLES, _PRELOAD) or (field in HostConfig.model_fields and _known((field,)))
+        is_section = field in (*_TABLES, _PRELOAD, _OTHERS) or (field in HostConfig.model_fields and _known((field,)))
         if variable.startswith(PREFIX) and is_section and not value.lstrip().startswith("{"):
             yield variable
 

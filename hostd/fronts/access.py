@@ -211,8 +211,10 @@ async def _answered(app: App, scope: Scope, receive: Receive, send: Send) -> Non
             raise
         await asgi.send_response(sent, error_response(FrontEndsError()))
     except Exception:
+        if scope["type"] != "http":  # an application without a beginning and an end of its own
+            raise
         _log.exception("a defect; please report it")
-        if has_begun or scope["type"] != "http":
+        if has_begun:
             raise
         await asgi.send_response(sent, error_response(InternalError("a defect of the front; its log says more")))
 

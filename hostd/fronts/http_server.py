@@ -26,6 +26,7 @@ from hostd.fronts.app import app
 from hostd.fronts.certificate import check_certificate
 from hostd.fronts.process import SERVES, run_loop
 from hostd.fronts.unread import unread_bytes_of
+from hostd_workers.wire.errors import FailedPreconditionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +86,7 @@ async def _serve(
             guarded(make(client), access),
             http=BoundedProtocol,
             ws="none",
-            lifespan="off",
+            lifespan="auto",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -107,8 +108,11 @@ class Server(uvicorn.Server):
     words: Words
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to serve."""
-        await super().startup(sockets)
+        """Begin to serve. Raises `FailedPreconditionError` if the application says that it cannot."""
+        with contextlib.suppress(SystemExit):  # of newer versions
+            await super().startup(sockets)
+        if not self.started:
+            raise FailedPreconditionError("its application does not start; the host's log has its words")
         self.words.say(SERVES)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -25,6 +25,34 @@ broken = broken_front:serve
 nothing = words_front:nothing
 """
 
+NOTING = """
+import os, pathlib
+pathlib.Path(__file__).with_name(f"imported by {os.getpid()}").touch()
+"""
+STARTED = """
+from fastapi import FastAPI
+from contextlib import asynccontextmanager
+from hostd.fronts.http_server import serve_app
+
+def app(client):
+    @asynccontextmanager
+    async def lifespan(_):
+        __import__("no_such_module") if %s else None
+        made.state.client = client
+        yield
+
+    made = FastAPI(lifespan=lifespan)
+
+    @made.get("/")
+    async def state():
+        return (await made.state.client.host_info()).state
+
+    return made
+
+def serve(order, words):
+    serve_app(order, words, app)
+"""
+
 
 @pytest.fixture
 def fronted(tmp_path, monkeypatch):
@@ -34,7 +62,7 @@ def fronted(tmp_path, monkeypatch):
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: words\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
-    (site / "words_front.py").write_text(EXAMPLE)
+    (site / "words_front.py").write_text(EXAMPLE + NOTING)
     (site / "broken_front.py").write_text("raise RuntimeError('not today')\n")
     monkeypatch.setenv("PYTHONPATH", str(site))
     with starting() as start:
@@ -95,11 +123,50 @@ def test_what_cannot_be_served_says_why(fronted, others, error, words):
         fronted(others=others)
 
 
-def test_the_supervisor_imports_nothing_of_it(fronted, model_dir):
+def test_the_front_alone_imports_it(fronted, tmp_path):
     host = fronted(others={"words": 0})
-    assert "words_front" not in Path(f"/proc/{host.pid}/maps").read_text()
-    host.client().load_model("words", model_dir())
-    assert asked(host, "words") == (200, "some words")
+    assert [found.name for found in (tmp_path / "site").glob("imported by *")] == [f"imported by {front_of(host)}"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_application_may_have_a_beginning_of_its_own(fronted, tmp_path, fails):
+    (tmp_path / "site" / "started_front.py").write_text(STARTED % fails)
+    if fails:
+        with pytest.raises(hostd.FailedPreconditionError, match="its application does not start"):
+            fronted(others={"started_front:serve": 0})
+        return
+    url = fronted(others={"started_front:serve": 0}).client().host_info().fronts["started_front:serve"]
+    with urllib.request.urlopen(url.replace("tcp://", "http://"), timeout=PATIENCE_S) as answer:
+        assert json.load(answer) == "READY"
+
+
+def test_one_that_ends_again_and_again_is_a_trouble_of_the_host(fronted):
+    host = fronted(others={"words": 0})
+
+    def kill():
+        pid = front_of(host)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+        return host.client().host_info().degraded
+
+    (trouble,) = eventually(kill, "it is told")
+    assert trouble.startswith("the words front ends again and again: killed by SIGKILL")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("x", "HOSTD_FRONTS__OTHERS: is a section, so its value must be JSON; set .* HOSTD_FRONTS__OTHERS__NAME="),
+        ('{"words": []}', r"fronts.others.words \(from HOSTD_FRONTS__OTHERS\)"),
+        ("5", r"HOSTD_FRONTS__OTHERS"),
+    ],
+)
+def test_a_variable_that_is_wrong_says_how_it_is_written(value, words):
+    command = [sys.executable, "-m", "hostd", "config", "show"]
+    environment = {**os.environ, "HOSTD_FRONTS__OTHERS": value}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment)
+    assert re.search(words, run.stderr), run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_the_command_line_has_an_option_for_it():
