@@ -288,9 +288,13 @@ def test_a_worker_looks_for_news_before_it_sleeps_if_the_host_says_so(model_dir)
     with hostd.Host(workers={"spin_s": 0.01}) as host, host.client() as client:
         model = on_a_lane(client, client.load_model("m", model_dir(SOURCE)))
         worker = psutil.Process(model.info.workers[0].pid)
-        before = worker.num_ctx_switches().voluntary
-        assert [model.echo(number) for number in range(500)] == list(range(500))
-        assert worker.num_ctx_switches().voluntary - before < 250, "else it sleeps before each call"
+
+        def sleeps():
+            before = worker.num_ctx_switches().voluntary
+            assert [model.echo(number) for number in range(50)] == list(range(50))
+            return worker.num_ctx_switches().voluntary - before
+
+        eventually(lambda: sleeps() < 25, "it answers without sleeping before each call, when it has a core")
 
 
 def test_nothing_is_left_of_lanes_in_the_runtime_directory(model_dir):
